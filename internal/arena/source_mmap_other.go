@@ -1,0 +1,7 @@
+//go:build darwin && !race && !pulkdebug
+
+package arena
+
+import "unsafe"
+
+func adviseHuge(unsafe.Pointer, int) {}

@@ -1,0 +1,122 @@
+package log
+
+import "errors"
+
+// A Group is a record too large for one: parts, each reserved and completed
+// like a record, of which replay delivers all or none. It counts once the last
+// part does. A group belongs to one goroutine.
+//
+// Until it is finished or abandoned it holds the replay start back (L7).
+type Group struct {
+	log    *Log
+	stream Stream
+	index  uint32
+	broken bool // a part was aborted: the last must not be written
+
+	// Guarded by Log.groupsMu.
+	first    LSN // of the first part; a bound from below until it is reserved
+	end      LSN // behind the last part, when it is completed
+	reserved bool
+}
+
+var errGroupBroken = errors.New("log: a part of the group was aborted")
+
+// NewGroup begins a group in a stream.
+func (l *Log) NewGroup(s Stream) *Group { return &Group{log: l, stream: s} }
+
+// Reserve takes space for the next part; n is as for Log.Reserve. All parts but
+// the last are completed with stamp 0, and the stamp of the last one counts for
+// the updates of all. If the last one is aborted, it can be reserved again. If
+// another is aborted, the group can only be abandoned.
+func (g *Group) Reserve(n int, last bool) (Reservation, error) {
+	l := g.log
+	if err := l.writable(); err != nil {
+		return Reservation{}, err
+	}
+	if g.broken {
+		return Reservation{}, errGroupBroken
+	}
+	if g.index == 0 {
+		l.groupsMu.Lock()
+		g.first = l.streams[g.stream].tail()
+		l.groups[g] = struct{}{}
+		l.groupsMu.Unlock()
+	}
+	kind := recordGroupPart
+	if last {
+		kind = recordGroupLast
+	}
+	r, err := l.reserve(g.stream, n, kind)
+	if err != nil {
+		return r, err
+	}
+	if !g.reserved {
+		l.groupsMu.Lock()
+		g.first, g.reserved = r.lsn, true
+		l.groupsMu.Unlock()
+	}
+	r.group, r.first, r.index = g, g.first, g.index
+	if !last {
+		g.index++
+	}
+	return r, nil
+}
+
+// Abandon gives the group up: replay will drop its parts. After the last part
+// was completed it does nothing.
+func (g *Group) Abandon() {
+	g.log.groupsMu.Lock()
+	defer g.log.groupsMu.Unlock()
+	if g.end == 0 {
+		delete(g.log.groups, g)
+	}
+	g.broken = true
+}
+
+func (g *Group) finish(end LSN) {
+	g.log.groupsMu.Lock()
+	defer g.log.groupsMu.Unlock()
+	g.end = end
+}
+
+// ReplayStart returns where a replay must begin that is to deliver all that is
+// not complete now: the least completed prefix of the streams, or the first
+// part of an older group. A group that ends behind the prefix is included,
+// finished or not, so that no replay begins inside one (L7).
+//
+// A stream that has fallen far behind begins a new segment, so that one that
+// nobody writes to does not hold the start back for ever.
+func (l *Log) ReplayStart() LSN {
+	if !l.started.Load() {
+		return max(l.recoveredEnd[Fresh], l.recoveredEnd[Survivors])
+	}
+	l.groupsMu.Lock()
+	defer l.groupsMu.Unlock()
+	newest := max(l.number(l.streams[Fresh].tail()), l.number(l.streams[Survivors].tail()))
+	start := ^LSN(0)
+	for i := range l.streams {
+		st := &l.streams[i]
+		if l.number(st.tail())+rollLag < newest {
+			b := st.current.Load()
+			b.seal()
+			st.advance(b, l.bufferBytes, true)
+		}
+		prefix := st.completedPrefix()
+		for g := range l.groups {
+			if g.stream != st.id {
+				continue
+			}
+			if g.end != 0 && g.end <= prefix {
+				delete(l.groups, g)
+			} else {
+				start = min(start, g.first)
+			}
+		}
+		start = min(start, prefix)
+	}
+	return start
+}
+
+// rollLag is how many segments a stream may be behind before ReplayStart makes
+// it begin a new one.
+const rollLag = 4

@@ -1,0 +1,138 @@
+package log
+
+import (
+	"errors"
+	"io"
+	"runtime"
+	"slices"
+
+	"github.com/pulkdb/db/internal/vfs"
+)
+
+// Read returns the update at p, verified: from its buffer while it is there,
+// else from the file. The bytes are appended to dst, which is returned, and
+// Payload aliases it. Of an update whose record is not completed yet it waits
+// for that, which is soon. Errors: *CorruptError when the bytes are not those
+// that were written; ErrGone when the segment was recycled.
+func (l *Log) Read(p Position, dst []byte) (Update, []byte, error) {
+	if l.closed.Load() {
+		return Update{}, dst, ErrClosed
+	}
+	s := l.segmentAt(p.LSN)
+	if s == nil {
+		return Update{}, dst, ErrGone
+	}
+	size := int(p.Size)
+	off := l.offset(s, p.LSN)
+	if off < headerBytes || uint64(off)+uint64(size) > l.segmentBytes || size <= updateOffLength {
+		return Update{}, dst, &CorruptError{File: segmentName(s.base), Offset: off, LSN: p.LSN, Err: errLayout}
+	}
+	l.metrics.reads.Add(1)
+	start := len(dst)
+	dst = slices.Grow(dst, size)[:start+size]
+	target := dst[start:]
+	end := p.LSN + LSN(size)
+	for !s.recovered && LSN(s.written.Load()) < end {
+		found, err := l.readBuffer(p.LSN, target, s)
+		if err != nil {
+			return Update{}, dst[:start], err
+		}
+		if found {
+			l.metrics.readsMemory.Add(1)
+			return l.verified(s, p, dst, start)
+		}
+	}
+	yield(yieldRead)
+	if err := l.readFile(s, target, off); err != nil {
+		switch {
+		case s.gone.Load():
+			err = ErrGone
+		case l.closed.Load():
+			err = ErrClosed
+		}
+		return Update{}, dst[:start], err
+	}
+	return l.verified(s, p, dst, start)
+}
+
+func (l *Log) verified(s *segment, p Position, dst []byte, start int) (Update, []byte, error) {
+	u, err := verifyUpdate(dst[start:], p.LSN, s.seed)
+	if err == nil {
+		return u, dst, nil
+	}
+	// Asked after the bytes were read: a recycled file gets new contents only
+	// after gone is set, so who has read such contents sees it.
+	if s.gone.Load() {
+		return Update{}, dst[:start], ErrGone
+	}
+	return Update{}, dst[:start], &CorruptError{File: segmentName(s.base), Offset: l.offset(s, p.LSN), LSN: p.LSN, Err: err}
+}
+
+// readBuffer copies from the buffer that holds lsn. If there is none, the bytes
+// were written to the file meanwhile, and found is false.
+func (l *Log) readBuffer(lsn LSN, target []byte, s *segment) (found bool, err error) {
+	for b := l.streams[s.stream].head.Load(); b != nil; b = b.next.Load() {
+		if b.segment != s || lsn < b.base || lsn+LSN(len(target)) > b.end() {
+			continue
+		}
+		if !b.slab.acquire() {
+			return false, nil
+		}
+		defer b.slab.release()
+		// Writers may still be at work elsewhere in the buffer, or at this very
+		// record. While they keep coming, sealing ends it.
+		for i := 0; writersOf(b.state.Load()) > 0; i++ {
+			if i == 8 {
+				b.seal()
+			}
+			runtime.Gosched()
+		}
+		copy(target, b.data[lsn-b.base:])
+		return true, nil
+	}
+	if s.gone.Load() {
+		return false, ErrGone
+	}
+	if LSN(s.written.Load()) < lsn+LSN(len(target)) {
+		if l.options.Discard {
+			return false, ErrGone
+		}
+		if b := l.streams[s.stream].head.Load(); b.base > lsn || l.streams[s.stream].tail() <= lsn {
+			if LSN(s.written.Load()) < lsn+LSN(len(target)) {
+				return false, &CorruptError{File: segmentName(s.base), Offset: l.offset(s, lsn), LSN: lsn, Err: errNoRecord}
+			}
+		}
+		runtime.Gosched()
+	}
+	return false, nil
+}
+
+var errNoRecord = errors.New("no record was written here")
+
+func (l *Log) readFile(s *segment, target []byte, off int64) error {
+	h, err := l.openSegment(s)
+	if err != nil {
+		return err
+	}
+	n, err := h.file.ReadAt(target, off)
+	if cerr := h.release(); err == nil {
+		err = cerr
+	}
+	if n == len(target) {
+		return nil
+	}
+	if errors.Is(err, io.EOF) {
+		return &CorruptError{File: segmentName(s.base), Offset: off, LSN: s.base + LSN(off), Err: errShort}
+	}
+	return err
+}
+
+// readUpTo reads n bytes at off, or what there is.
+func readUpTo(f vfs.File, n int, off int64) ([]byte, error) {
+	p := make([]byte, n)
+	k, err := f.ReadAt(p, off)
+	if errors.Is(err, io.EOF) {
+		err = nil
+	}
+	return p[:k], err
+}

@@ -1,0 +1,217 @@
+package log
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+)
+
+// A Stream is one of the sequences of records that are written side by side,
+// each into segments of its own, so that what dies soon and what lives long do
+// not share segments.
+type Stream uint8
+
+const (
+	Fresh     Stream = iota // new writes
+	Survivors               // what cleaning moves
+
+	streams = 2
+)
+
+// String returns the name of the stream.
+func (s Stream) String() string {
+	switch s {
+	case Fresh:
+		return "fresh"
+	case Survivors:
+		return "survivors"
+	}
+	return fmt.Sprintf("stream(%d)", uint8(s))
+}
+
+// A segment is one file of the log, or will be one: its file is made when the
+// first record of it is written.
+type segment struct {
+	// Immutable after it is put into the table.
+	base        LSN
+	incarnation uint64
+	seed        seed
+	stream      Stream
+	recovered   bool // it was there when the log was opened
+
+	// Atomic.
+	linked  atomic.Bool   // records may be in it
+	end     atomic.Uint64 // LSN behind its last record; 0 while it is open
+	live    atomic.Int64  // see Log.Account
+	gone    atomic.Bool   // recycled: whatever a read of the file gave is void
+	written atomic.Uint64 // LSN up to which records are in the file
+	handle  atomic.Pointer[handle]
+
+	opening sync.Mutex // held to open the file for reading
+
+	// Owned by the holder of Log.writing.
+	created bool
+	mark    LSN // of its header
+}
+
+func segmentName(base LSN) string { return fmt.Sprintf("%016x.seg", uint64(base)) }
+
+// parseSegmentName is the inverse of segmentName.
+func parseSegmentName(name string) (base LSN, ok bool) {
+	digits, ok := strings.CutSuffix(name, ".seg")
+	if !ok || len(digits) != 16 {
+		return 0, false
+	}
+	x, err := strconv.ParseUint(digits, 16, 64)
+	return LSN(x), err == nil && segmentName(LSN(x)) == name
+}
+
+// A table finds the segment of an LSN: an array of chunks of slots, by segment
+// number. A slot is nil or a segment; chunks are never taken away while they
+// hold one, so a stale directory is as good as the current one for whatever was
+// in it when it was loaded.
+type table struct {
+	directory atomic.Pointer[directory]
+	grow      sync.Mutex // held to replace directory
+}
+
+const chunkSegments = 256
+
+type chunk [chunkSegments]atomic.Pointer[segment]
+
+type directory struct {
+	first  uint64 // number of the first chunk
+	chunks []*chunk
+}
+
+// find returns the segment with this number, or nil.
+func (t *table) find(number uint64) *segment {
+	if c := t.findChunk(number); c != nil {
+		return c[number%chunkSegments].Load()
+	}
+	return nil
+}
+
+func (t *table) findChunk(number uint64) *chunk {
+	d := t.directory.Load()
+	i := number / chunkSegments
+	if d == nil || i < d.first || i-d.first >= uint64(len(d.chunks)) {
+		return nil
+	}
+	return d.chunks[i-d.first]
+}
+
+// put sets a slot. Once in chunkSegments segments it takes the mutex to add a
+// chunk, for as long as copying the directory takes.
+func (t *table) put(number uint64, s *segment) {
+	c := t.findChunk(number)
+	if c == nil {
+		c = t.addChunk(number)
+	}
+	c[number%chunkSegments].Store(s)
+}
+
+func (t *table) addChunk(number uint64) *chunk {
+	t.grow.Lock()
+	defer t.grow.Unlock()
+	if c := t.findChunk(number); c != nil {
+		return c
+	}
+	i := number / chunkSegments
+	old := t.directory.Load()
+	if old == nil {
+		old = &directory{first: i}
+	}
+	d := &directory{first: min(old.first, i)}
+	last := i
+	if n := uint64(len(old.chunks)); n > 0 {
+		last = max(last, old.first+n-1)
+	}
+	d.chunks = make([]*chunk, last-d.first+1)
+	copy(d.chunks[old.first-d.first:], old.chunks)
+	c := new(chunk)
+	d.chunks[i-d.first] = c
+	t.directory.Store(d)
+	return c
+}
+
+func (t *table) remove(number uint64) {
+	if c := t.findChunk(number); c != nil {
+		c[number%chunkSegments].Store(nil)
+	}
+}
+
+// all returns the segments that may hold records, in LSN order.
+func (t *table) all() []*segment {
+	d := t.directory.Load()
+	if d == nil {
+		return nil
+	}
+	var list []*segment
+	for _, c := range d.chunks {
+		if c == nil {
+			continue
+		}
+		for i := range c {
+			if s := c[i].Load(); s != nil && s.linked.Load() {
+				list = append(list, s)
+			}
+		}
+	}
+	return list
+}
+
+// SegmentInfo describes a segment.
+type SegmentInfo struct {
+	Base        LSN
+	End         LSN // behind its last record; 0 while it is being written
+	Incarnation uint64
+	Stream      Stream
+	Live        int64 // bytes, by the calls of Account
+}
+
+// Segments returns the segments that may hold records, in LSN order. The
+// figures of a segment are read one after the other while others go on. Between
+// Open and Replay they are those found, with nothing but Base, Incarnation and
+// Stream known.
+func (l *Log) Segments() []SegmentInfo {
+	if !l.replayed && !l.started.Load() {
+		infos := make([]SegmentInfo, 0, len(l.found))
+		for _, f := range l.found {
+			infos = append(infos, SegmentInfo{Base: f.base, Incarnation: f.incarnation, Stream: f.stream})
+		}
+		return infos
+	}
+	all := l.table.all()
+	infos := make([]SegmentInfo, 0, len(all))
+	for _, s := range all {
+		infos = append(infos, SegmentInfo{
+			Base:        s.base,
+			End:         LSN(s.end.Load()),
+			Incarnation: s.incarnation,
+			Stream:      s.stream,
+			Live:        s.live.Load(),
+		})
+	}
+	return infos
+}
+
+// Account adds p.Size to the live bytes of p's segment, or subtracts it. A
+// segment that is gone is ignored. It takes no lock.
+func (l *Log) Account(p Position, live bool) {
+	s := l.segmentAt(p.LSN)
+	if s == nil {
+		return
+	}
+	if live {
+		s.live.Add(int64(p.Size))
+	} else {
+		s.live.Add(-int64(p.Size))
+	}
+}
+
+func (l *Log) number(lsn LSN) uint64          { return uint64(lsn) / l.segmentBytes }
+func (l *Log) segmentAt(lsn LSN) *segment     { return l.table.find(l.number(lsn)) }
+func (l *Log) offset(s *segment, x LSN) int64 { return int64(x - s.base) }

@@ -1,0 +1,184 @@
+package pagecache
+
+import (
+	"errors"
+	"runtime"
+	"sync"
+	"sync/atomic"
+
+	"github.com/pulkdb/db/internal/arena"
+	"github.com/pulkdb/db/internal/epoch"
+	"github.com/pulkdb/db/log"
+)
+
+// A Cache holds the pages of one store. All methods may be called by many
+// goroutines at once, but for Close beside itself.
+type Cache struct {
+	// Immutable after Open.
+	options Options
+	keeper  Keeper // nil: no page is kept
+	arena   *arena.Arena
+	epochs  *epoch.Domain
+	table   *table
+	log     *log.Log
+	codec   codec
+	stop    chan struct{} // closed by Close
+
+	// Atomic.
+	clock  atomic.Uint64 // the next moment; ticks when a read snapshot opens
+	closed atomic.Bool
+
+	moments    moments
+	pids       pids
+	loads      loads
+	evict      evictor
+	checkpoint checkpointer
+	recovery   recoveryState
+	scratch    scratchPool
+	metrics    counters
+
+	background sync.WaitGroup // the goroutines that Open started
+	closing    sync.Mutex     // one Close at a time
+}
+
+// Open opens the store in Options.Dir, creating it if there is none, and
+// recovers what the last opener left. Errors: log.ErrLocked, log.ErrNotStore,
+// log.ErrVersion, a *log.CorruptError, the file system's.
+func Open(o Options) (*Cache, error) {
+	o = o.withDefaults()
+	if err := o.validate(); err != nil {
+		return nil, err
+	}
+	k, err := newCodec(o.Compress)
+	if err != nil {
+		return nil, err
+	}
+	c := &Cache{options: o, codec: k, stop: make(chan struct{})}
+	c.keeper, _ = o.Materializer.(Keeper)
+	c.arena = arena.New(arena.Options{})
+	c.epochs = epoch.New(c.reclaim)
+	c.table = newTable(c.arena)
+	c.loads.pending = make(map[PID]*load)
+	c.recovery.trees = make(map[uint64]Recovery)
+	c.evict.wake = make(chan struct{}, 1)
+	c.pids.next = 1
+	c.clock.Store(firstStamp)
+	if err := c.openLog(); err != nil {
+		c.arena.Close()
+		k.close()
+		return nil, err
+	}
+	if !o.InMemory && !o.ReadOnly {
+		c.background.Add(2)
+		go c.runEvictor()
+		go c.runCheckpointer()
+	}
+	return c, nil
+}
+
+func (c *Cache) openLog() (err error) {
+	o := c.options
+	c.log, err = log.Open(log.Options{
+		Dir: o.Dir, FS: o.FS, SegmentBytes: o.SegmentBytes, BufferBytes: o.BufferBytes,
+		FlushInterval: o.FlushInterval, Preallocate: o.Preallocate,
+		ReadOnly: o.ReadOnly, Discard: o.InMemory, Logger: o.Logger,
+	})
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, c.log.Close())
+		}
+	}()
+	if !o.InMemory {
+		if err := c.recover(); err != nil {
+			return err
+		}
+	}
+	if o.ReadOnly {
+		return nil
+	}
+	return c.log.Start()
+}
+
+// Close makes everything durable, writes a page-table snapshot and ends the
+// cache's goroutines. Operations under way finish; later ones, and those of open
+// moments, fail with ErrClosed. It waits for no read snapshot. A second Close
+// returns ErrClosed.
+func (c *Cache) Close() error {
+	c.closing.Lock()
+	defer c.closing.Unlock()
+	if c.closed.Load() {
+		return ErrClosed
+	}
+	close(c.stop)
+	c.background.Wait()
+	c.closed.Store(true)
+	// From here no View succeeds. Those under way hold guards.
+	c.waitForGuards()
+	var err error
+	if !c.options.InMemory && !c.options.ReadOnly && c.log.Err() == nil {
+		if c.log.Tail(log.Fresh) != LSN(c.checkpoint.last.Load()) {
+			err = c.writeCheckpoint()
+		}
+	}
+	err = errors.Join(err, c.log.Close())
+	c.codec.close()
+	c.epochs.Close()
+	c.arena.Close()
+	return err
+}
+
+// WaitDurable returns when all that was written up to lsn is durable. Who waits
+// shares the sync of the others.
+func (c *Cache) WaitDurable(lsn LSN) error { return c.log.WaitDurable(log.Fresh, lsn) }
+
+// LogTail is the end of what was written so far: when it is durable, everything
+// that a read can have seen by now is.
+func (c *Cache) LogTail() LSN { return c.log.Tail(log.Fresh) }
+
+// Sync makes all that was written so far durable.
+func (c *Cache) Sync() error { return c.log.Sync() }
+
+// Throttle is called before an update, with no guard held. It waits while the
+// log has more to write than it should, helps the evictor when memory is over
+// its budget, and returns the log's failure if there is one.
+func (c *Cache) Throttle() error {
+	if c.options.ReadOnly {
+		return ErrReadOnly
+	}
+	if err := c.log.Throttle(); err != nil {
+		return err
+	}
+	if !c.options.InMemory && c.arena.Used() > c.percentOfBudget(evictHelpPercent) {
+		c.help()
+	}
+	return nil
+}
+
+// help evicts a few pages, unless somebody does so already.
+func (c *Cache) help() {
+	if !c.evict.mu.TryLock() {
+		runtime.Gosched()
+		return
+	}
+	defer c.evict.mu.Unlock()
+	c.sweep(false)
+	c.epochs.TryAdvance()
+}
+
+func (c *Cache) keep(base []byte) bool { return c.keeper != nil && c.keeper.Keep(base) }
+
+// waitForGuards returns when every guard that is pinned now has been unpinned:
+// the epoch steps only when none is left in the one before, so after three steps
+// they are gone.
+func (c *Cache) waitForGuards() {
+	for steps := 0; steps < 3; {
+		if c.epochs.TryAdvance() {
+			steps++
+		} else {
+			runtime.Gosched()
+		}
+	}
+}

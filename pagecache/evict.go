@@ -1,0 +1,194 @@
+package pagecache
+
+import (
+	"sync"
+	"sync/atomic"
+
+	"github.com/pulkdb/db/internal/epoch"
+	"github.com/pulkdb/db/internal/paths"
+	"github.com/pulkdb/db/log"
+)
+
+// The evictor keeps page memory within Options.CacheSize. It is a clock: a hand
+// goes round the mapping table, and a page that was read since the hand last
+// passed has its mark cleared and is spared. Reading a page costs no more than
+// setting a mark that is not set.
+//
+// Evicting a page replaces its chain, by compare-and-swap, with an absent node
+// that has the positions of its fragments. That needs every fragment to be
+// complete in the log: a page with one that is not is passed over. A page whose
+// fragments lie in too many places is first written merged.
+type evictor struct {
+	// Atomic.
+	hand   atomic.Uint64
+	wanted atomic.Bool // the goroutine has been woken
+
+	wake chan struct{}
+	mu   sync.Mutex // one sweep at a time; only sweepers take it
+}
+
+const (
+	sweepPages = 64 // slots looked at under one guard
+	// Page memory in percent of CacheSize: the evictor starts, stops, and writers
+	// begin to help.
+	evictStartPercent = 97
+	evictStopPercent  = 94
+	evictHelpPercent  = 103
+)
+
+// noteGrowth wakes the evictor if memory has come near the budget.
+func (c *Cache) noteGrowth() {
+	if c.options.InMemory || c.arena.Used() < c.percentOfBudget(evictStartPercent) {
+		return
+	}
+	if !c.evict.wanted.Load() && c.evict.wanted.CompareAndSwap(false, true) {
+		select {
+		case c.evict.wake <- struct{}{}:
+		default:
+		}
+	}
+}
+
+func (c *Cache) percentOfBudget(percent int64) int64 { return c.options.CacheSize / 100 * percent }
+
+// runEvictor is the evictor's goroutine.
+func (c *Cache) runEvictor() {
+	defer c.background.Done()
+	for {
+		select {
+		case <-c.stop:
+			return
+		case <-c.evict.wake:
+			c.evict.wanted.Store(false)
+			c.sweepUntil(c.percentOfBudget(evictStopPercent))
+		}
+	}
+}
+
+// sweepUntil moves the hand until at most target bytes are used. It gives up
+// after two turns without success: the rest is not evictable now. Pages that the
+// materializer wants kept go only when a whole turn was not enough.
+func (c *Cache) sweepUntil(target int64) {
+	c.evict.mu.Lock()
+	defer c.evict.mu.Unlock()
+	slots := int64(c.pids.max()) + 1
+	for passed, turns := int64(0), 0; c.arena.Used() > target && turns < 4; {
+		select {
+		case <-c.stop:
+			return
+		default:
+		}
+		c.sweep(turns >= 2)
+		c.epochs.TryAdvance()
+		c.epochs.TryAdvance()
+		if passed += sweepPages; passed > slots {
+			passed = 0
+			turns++
+		}
+	}
+}
+
+// sweep looks at the next few slots.
+func (c *Cache) sweep(evenKept bool) {
+	g := c.Pin()
+	defer g.Unpin()
+	last := uint64(c.pids.max())
+	for range sweepPages {
+		pid := c.evict.hand.Add(1)
+		if pid > last {
+			c.evict.hand.Store(0)
+			return
+		}
+		c.sweepPage(g, PID(pid), evenKept)
+	}
+}
+
+func (c *Cache) sweepPage(g epoch.Guard, pid PID, evenKept bool) {
+	slot := c.table.slot(pid)
+	if slot == nil {
+		return
+	}
+	word := slot.Load()
+	if word&slotRefMask == 0 || word&slotWriter != 0 || c.headerAt(word).kind == nodeFree {
+		return
+	}
+	if h := c.headerAt(word); h.kind == nodeAbsent {
+		return
+	}
+	marked := c.bottomOf(word).mark.Swap(0) != 0
+	v, err := c.viewWord(pid, word)
+	if err != nil {
+		return
+	}
+	v.bottom.mark.Store(0)
+	if marked || v.bottom.flags&nodeKeep != 0 && !evenKept {
+		return
+	}
+	c.evictPage(g, v)
+}
+
+func (c *Cache) bottomOf(word uint64) *bottomNode {
+	if h := c.headerAt(word); h.kind == nodeDelta {
+		return c.bottomAt(c.deltaAt(word).bottom)
+	}
+	return c.bottomAt(word)
+}
+
+// evictPage replaces v's chain with its positions. It reports whether it did.
+func (c *Cache) evictPage(g epoch.Guard, v View) bool {
+	if !c.completeInLog(v) {
+		return false
+	}
+	deltas := v.Deltas()
+	n := int(v.bottom.positions) + deltas
+	if v.Resident() && (n > c.options.LoadReads || c.needsStamps(v)) {
+		// It is evictable when the merged page is complete in the log.
+		_, _ = c.consolidate(g, v, true)
+		return false
+	}
+	ref, b := c.newBottom(nodeAbsent, v.head.version, v.newestStamp(), n, nil)
+	b.flags = v.bottom.flags
+	copy(b.positionArea(), v.bottom.positionArea())
+	i := n
+	for d := v.top(); d != nil; d = c.olderDelta(d) {
+		i--
+		b.setPosition(i, d.position())
+		b.flags |= d.flags & nodePartUnstamped
+	}
+	yield(yieldEvictPublish)
+	if !c.table.slot(v.pid).CompareAndSwap(v.word, uint64(ref)) {
+		c.arena.Free(ref)
+		return false
+	}
+	c.retireChain(g, v.word)
+	paths.Hit(paths.Evict)
+	c.metrics.evictions.Add(1)
+	return true
+}
+
+// completeInLog reports whether every fragment of v can be read from the log.
+func (c *Cache) completeInLog(v View) bool {
+	end := c.log.CompletedPrefix(log.Fresh)
+	// Deltas stand in the log in the order of their versions; a merged base may
+	// stand behind deltas that were appended while it was merged.
+	newest := LSN(0)
+	if d := v.top(); d != nil {
+		newest = endOf(d.position())
+	}
+	if n := int(v.bottom.positions); n > 0 {
+		newest = max(newest, endOf(v.bottom.position(0)), endOf(v.bottom.position(n-1)))
+	}
+	return newest <= end
+}
+
+func endOf(p log.Position) LSN { return p.LSN + LSN(p.Size) }
+
+// needsStamps reports whether an open read snapshot may need stamps that v's
+// fragments in the log lack.
+func (c *Cache) needsStamps(v View) bool {
+	flags := v.bottom.flags
+	for d := v.top(); d != nil; d = c.olderDelta(d) {
+		flags |= d.flags
+	}
+	return flags&nodePartUnstamped != 0 && c.moments.any()
+}

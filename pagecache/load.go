@@ -1,0 +1,226 @@
+package pagecache
+
+import (
+	"errors"
+	"fmt"
+	"runtime"
+	"slices"
+	"sync"
+
+	"github.com/pulkdb/db/internal/paths"
+	"github.com/pulkdb/db/log"
+)
+
+// loads makes concurrent demand for one absent page read it once.
+type loads struct {
+	mu      sync.Mutex
+	pending map[PID]*load
+}
+
+type load struct {
+	done chan struct{}
+	err  error
+}
+
+// Load brings the page into memory: it reads the fragments that are missing, in
+// parallel, and folds the page. It returns nil when the page is resident or the
+// PID free, and after Load the page may be evicted again at once. Errors: a
+// *log.CorruptError, ErrClosed, the file system's.
+//
+// REQUIRES: the caller holds no guard.
+func (c *Cache) Load(pid PID) error {
+	c.loads.mu.Lock()
+	if l := c.loads.pending[pid]; l != nil {
+		c.loads.mu.Unlock()
+		<-l.done
+		return l.err
+	}
+	l := &load{done: make(chan struct{})}
+	c.loads.pending[pid] = l
+	c.loads.mu.Unlock()
+
+	l.err = c.load(pid)
+
+	c.loads.mu.Lock()
+	delete(c.loads.pending, pid)
+	c.loads.mu.Unlock()
+	close(l.done)
+	return l.err
+}
+
+// load repeats until the page is resident: between reading the positions and
+// publishing what they hold, the page may be freed, rewritten or evicted anew.
+func (c *Cache) load(pid PID) error {
+	for {
+		absent, resident, err := c.missing(pid)
+		if err != nil || resident {
+			return ignoreGone(err)
+		}
+		yield(yieldLoadRead)
+		read, err := c.readFragments(pid, absent)
+		if err != nil {
+			if c.stillMissing(pid, absent) {
+				return err
+			}
+			continue // what was read is no part of the page any more
+		}
+		done, err := c.publishLoaded(pid, absent, read)
+		if done || err != nil {
+			return ignoreGone(err)
+		}
+	}
+}
+
+// An absence is what an absent node says: where a page's fragments up to a
+// version are.
+type absence struct {
+	version   uint64
+	positions []log.Position // oldest first
+}
+
+// missing reads the page's absent node.
+func (c *Cache) missing(pid PID) (absence, bool, error) {
+	g := c.Pin()
+	defer g.Unpin()
+	v, err := c.View(g, pid)
+	if err != nil || v.Resident() {
+		return absence{}, true, err
+	}
+	return absence{v.bottom.version, v.bottom.appendPositions(nil)}, false, nil
+}
+
+func (c *Cache) stillMissing(pid PID, a absence) bool {
+	now, resident, err := c.missing(pid)
+	return err == nil && !resident && now.version == a.version && slices.Equal(now.positions, a.positions)
+}
+
+// readFragments reads the fragments at a's positions, all at once.
+func (c *Cache) readFragments(pid PID, a absence) ([]Fragment, error) {
+	n := len(a.positions)
+	fragments := make([]Fragment, n)
+	errs := make([]error, n)
+	read := func(i int) {
+		fragments[i], errs[i] = c.readFragment(pid, a, i)
+	}
+	var wg sync.WaitGroup
+	for i := 1; i < n; i++ {
+		wg.Go(func() { read(i) })
+	}
+	read(0)
+	wg.Wait()
+	c.metrics.reads.Add(uint64(n))
+	c.metrics.loads.Add(1)
+	return fragments, errors.Join(errs...)
+}
+
+// readFragment reads one and checks that it is what the page needs there.
+func (c *Cache) readFragment(pid PID, a absence, i int) (Fragment, error) {
+	p := a.positions[i]
+	u, _, err := c.log.Read(p, nil)
+	if err != nil {
+		return Fragment{}, err
+	}
+	want := a.version - uint64(len(a.positions)-1-i)
+	isBase := u.Kind != log.KindAppend
+	if u.PID != pid || isBase != (i == 0) || u.Version != want {
+		return Fragment{}, c.log.Corrupt(p, fmt.Errorf("page %d version %d %v stands where page %d version %d is expected", u.PID, u.Version, u.Kind, pid, want))
+	}
+	data := u.Payload
+	if u.Compressed {
+		if data, err = c.decompress(data); err != nil {
+			return Fragment{}, c.log.Corrupt(p, err)
+		}
+	}
+	if isBase {
+		return Fragment{Data: data}, nil
+	}
+	return Fragment{Data: data, Stamp: u.Stamp}, nil
+}
+
+// publishLoaded folds what was read with the deltas in memory and publishes the
+// page. It reports false if the page is not as a says any more.
+func (c *Cache) publishLoaded(pid PID, a absence, read []Fragment) (bool, error) {
+	s := c.scratch.get()
+	defer c.scratch.put(s)
+	for {
+		done, again, err := c.tryPublishLoaded(s, pid, a, read)
+		if done || !again || err != nil {
+			return done, err
+		}
+		runtime.Gosched()
+	}
+}
+
+func (c *Cache) tryPublishLoaded(s *scratch, pid PID, a absence, read []Fragment) (done, again bool, err error) {
+	g := c.Pin()
+	defer g.Unpin()
+	v, err := c.View(g, pid)
+	if err != nil || v.Resident() {
+		return true, false, err
+	}
+	s.positions = v.bottom.appendPositions(s.positions[:0])
+	if v.bottom.version != a.version || !slices.Equal(s.positions, a.positions) {
+		return false, false, nil
+	}
+	if v.Owned() {
+		return false, true, nil
+	}
+	data, err := c.foldLoaded(s, v, read)
+	if err != nil {
+		return false, false, err
+	}
+	n := len(a.positions) + v.Deltas()
+	ref, b := c.newBottom(nodeBase, v.head.version, max(v.bottom.stamp, newestStamp(s.merging.Fragments)), n, data)
+	b.flags = v.bottom.flags
+	copy(b.positionArea(), v.bottom.positionArea())
+	i := n
+	for d := v.top(); d != nil; d = c.olderDelta(d) {
+		i--
+		b.setPosition(i, d.position())
+		b.flags |= d.flags & nodePartUnstamped
+	}
+	b.mark.Store(1)
+	yield(yieldLoadPublish)
+	if !c.table.slot(pid).CompareAndSwap(v.word, uint64(ref)) {
+		c.arena.Free(ref)
+		return false, true, nil
+	}
+	if len(a.positions) > 1 || v.Deltas() > 0 {
+		paths.Hit(paths.LoadPartlyEvicted)
+	}
+	c.retireChain(g, v.word)
+	c.noteGrowth()
+	return true, false, nil
+}
+
+// foldLoaded folds a page as it is loaded. Nothing can be freed here, since
+// nothing is written: a merge that would free pages is done again without
+// dropping anything, and leaves that to the next consolidation.
+func (c *Cache) foldLoaded(s *scratch, v View, read []Fragment) ([]byte, error) {
+	m := &s.merging
+	fold := func(keepAll bool) ([]byte, error) {
+		m.reset(v.pid)
+		if !v.appendDeltas(m) {
+			return nil, fmt.Errorf("pagecache: page %d: a delta is being installed in a page nobody owns", v.pid)
+		}
+		for i := len(read) - 1; i >= 0; i-- {
+			m.Fragments = append(m.Fragments, read[i])
+		}
+		slices.Reverse(m.Fragments)
+		m.Base = true
+		c.moments.collect(m, &c.clock)
+		m.KeepAll = m.KeepAll || keepAll
+		data, err := c.merge(s.data[:0], m)
+		s.data = data
+		return data, err
+	}
+	if len(read) == 1 && v.Deltas() == 0 {
+		m.reset(v.pid)
+		return read[0].Data, nil
+	}
+	data, err := fold(false)
+	if err == nil && len(m.freed) > 0 {
+		data, err = fold(true)
+	}
+	return data, err
+}

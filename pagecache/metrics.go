@@ -1,0 +1,71 @@
+package pagecache
+
+import (
+	"sync/atomic"
+	"time"
+
+	"github.com/pulkdb/db/log"
+)
+
+// counters are the cache's own; they are written on slow paths only.
+type counters struct {
+	conflicts    atomic.Uint64
+	folds        atomic.Uint64
+	rewrites     atomic.Uint64
+	evictions    atomic.Uint64
+	loads        atomic.Uint64
+	reads        atomic.Uint64
+	snapshots    atomic.Uint64
+	snapshotTime atomic.Uint64 // ns
+	replayed     atomic.Uint64
+}
+
+// Metrics are counts since Open, and sizes now.
+type Metrics struct {
+	Log log.Metrics
+
+	MemoryBytes    int64 // page memory in use: what CacheSize bounds
+	MappedBytes    int64 // page memory taken from the operating system
+	RetiredItems   int   // pieces that wait for readers to leave
+	Pages          uint64
+	FreePages      uint64
+	OpenMoments    int64
+	OpenedMoments  uint64
+	Conflicts      uint64        // updates that met a changed page
+	Folds          uint64        // consolidations in memory
+	Rewrites       uint64        // consolidations to the log
+	Evictions      uint64        // pages
+	Loads          uint64        // pages
+	FragmentReads  uint64        // fragments read from the log for those
+	Snapshots      uint64        // page-table snapshots written
+	SnapshotTime   time.Duration // spent on those
+	ReplayedOnOpen uint64        // updates that Open replayed
+}
+
+// Metrics returns the cache's and the log's.
+func (c *Cache) Metrics() Metrics {
+	m := &c.metrics
+	free := uint64(c.pids.free())
+	if c.closed.Load() {
+		return Metrics{Log: c.log.Metrics()}
+	}
+	return Metrics{
+		Log:            c.log.Metrics(),
+		MemoryBytes:    c.arena.Used(),
+		MappedBytes:    c.arena.Committed(),
+		RetiredItems:   c.epochs.Pending(),
+		Pages:          uint64(c.pids.max()) - free,
+		FreePages:      free,
+		OpenMoments:    c.moments.open.Load(),
+		OpenedMoments:  c.moments.opened.Load(),
+		Conflicts:      m.conflicts.Load(),
+		Folds:          m.folds.Load(),
+		Rewrites:       m.rewrites.Load(),
+		Evictions:      m.evictions.Load(),
+		Loads:          m.loads.Load(),
+		FragmentReads:  m.reads.Load(),
+		Snapshots:      m.snapshots.Load(),
+		SnapshotTime:   time.Duration(m.snapshotTime.Load()),
+		ReplayedOnOpen: m.replayed.Load(),
+	}
+}

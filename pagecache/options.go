@@ -1,0 +1,110 @@
+package pagecache
+
+import (
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/pulkdb/db/internal/vfs"
+)
+
+// Options say how to open a Cache. Zero values mean the defaults.
+type Options struct {
+	// Dir is the directory of the store; it is created. Unused with InMemory.
+	Dir string
+
+	// FS is the file system; nil: the operating system's.
+	FS vfs.FS
+
+	// Materializer folds fragments. Required.
+	Materializer Materializer
+
+	// CacheSize is the budget for page memory, in bytes: pages, deltas, mapping
+	// table and positions of evicted pages. Default 256 MiB, at least 64 KiB. Pages
+	// are evicted to keep within it.
+	CacheSize int64
+
+	// MergeDeltas is the number of deltas at which a page is folded in memory.
+	// Default 24. More make updates cheaper and reads dearer.
+	MergeDeltas int
+
+	// RewriteShare is the share of its base, in percent, that a page's deltas in
+	// the log may reach before the page is written merged. Default 80. More means
+	// fewer bytes written and more reads for a page that comes back.
+	RewriteShare int
+
+	// LoadReads is the number of places in the log that an evicted page may have
+	// its fragments in; one with more is written merged before it is evicted.
+	// Default 8.
+	LoadReads int
+
+	// SegmentBytes and BufferBytes are the log's; see log.Options.
+	SegmentBytes int
+	BufferBytes  int
+
+	// Preallocate makes syncs faster; see log.Options.
+	Preallocate bool
+
+	// FlushInterval is how often what was written is made durable without being
+	// asked for; 0: never. See log.Options.
+	FlushInterval time.Duration
+
+	// SnapshotBytes is the number of log bytes after which a page-table snapshot
+	// is written. Default 64 MiB. After a crash about twice as much is replayed
+	// at most.
+	SnapshotBytes int64
+
+	// Compress makes bases be compressed in the log (zstd), where that pays.
+	Compress bool
+
+	// ReadOnly opens without changing any file, beside other such openers.
+	ReadOnly bool
+
+	// InMemory keeps everything in memory and touches no file. CacheSize is then
+	// no limit.
+	InMemory bool
+
+	// Logger takes what an operator should know; nil: discarded.
+	Logger *slog.Logger
+}
+
+func (o Options) withDefaults() Options {
+	if o.FS == nil {
+		o.FS = vfs.OS
+	}
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	setDefault(&o.CacheSize, 256<<20)
+	setDefault(&o.MergeDeltas, 24)
+	setDefault(&o.RewriteShare, 80)
+	setDefault(&o.LoadReads, 8)
+	setDefault(&o.SnapshotBytes, 64<<20)
+	return o
+}
+
+func setDefault[T int | int64](field *T, value T) {
+	if *field == 0 {
+		*field = value
+	}
+}
+
+func (o Options) validate() error {
+	switch {
+	case o.Materializer == nil:
+		return fmt.Errorf("pagecache: Options.Materializer is required")
+	case o.CacheSize < 64<<10:
+		return fmt.Errorf("pagecache: Options.CacheSize is %d, less than 64 KiB", o.CacheSize)
+	case o.MergeDeltas < 1:
+		return fmt.Errorf("pagecache: Options.MergeDeltas is %d", o.MergeDeltas)
+	case o.RewriteShare < 1:
+		return fmt.Errorf("pagecache: Options.RewriteShare is %d", o.RewriteShare)
+	case o.LoadReads < 1:
+		return fmt.Errorf("pagecache: Options.LoadReads is %d", o.LoadReads)
+	case o.SnapshotBytes < 0:
+		return fmt.Errorf("pagecache: Options.SnapshotBytes is %d", o.SnapshotBytes)
+	case o.InMemory && o.ReadOnly:
+		return fmt.Errorf("pagecache: Options.InMemory and Options.ReadOnly exclude each other")
+	}
+	return nil
+}

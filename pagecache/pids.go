@@ -1,0 +1,79 @@
+package pagecache
+
+import (
+	"fmt"
+	"sync"
+
+	"github.com/pulkdb/db/internal/arena"
+	"github.com/pulkdb/db/internal/paths"
+	"github.com/pulkdb/db/log"
+)
+
+// pids hands out page identifiers. A freed one goes through
+//
+//	in use -> retired    its page is freed; guards may still see the page
+//	       -> waiting    no such guard remains; in queue
+//	       -> in use     handed out, once the record that freed it is durable
+//
+// so neither a reader nor a crash can take the new page for the old one (P5).
+type pids struct {
+	mu    sync.Mutex
+	queue []PID // Guarded by mu. Waiting, oldest first.
+	next  PID   // Guarded by mu. The first that was never used.
+}
+
+// Items handed to the epochs: an arena reference, or a PID shifted by four and
+// marked.
+const retiredPID = 1
+
+// reclaim is called by the epochs for each retired item.
+func (c *Cache) reclaim(item uint64) {
+	if item&15 == retiredPID {
+		c.pids.mu.Lock()
+		c.pids.queue = append(c.pids.queue, PID(item>>4))
+		c.pids.mu.Unlock()
+		return
+	}
+	c.arena.Free(arena.Ref(item))
+}
+
+// take hands out a PID.
+func (p *pids) take(c *Cache) (PID, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if len(p.queue) > 0 && p.durablyFree(c, p.queue[0]) {
+		pid := p.queue[0]
+		p.queue = p.queue[1:]
+		paths.Hit(paths.ReusePID)
+		return pid, nil
+	}
+	if p.next >= maxPIDs {
+		return 0, fmt.Errorf("pagecache: no page identifiers left: %w", ErrTooLarge)
+	}
+	pid := p.next
+	p.next++
+	return pid, nil
+}
+
+// durablyFree reports whether the record that freed pid is durable.
+func (p *pids) durablyFree(c *Cache, pid PID) bool {
+	word := c.table.slot(pid).Load()
+	if word == 0 {
+		return true
+	}
+	return endOf(c.freeAt(word).position()) <= c.log.Durable(log.Fresh)
+}
+
+// max is the largest PID handed out so far.
+func (p *pids) max() PID {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.next - 1
+}
+
+// free is the number of PIDs that wait.
+func (p *pids) free() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return len(p.queue)
+}

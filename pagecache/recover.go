@@ -1,0 +1,265 @@
+package pagecache
+
+import (
+	"fmt"
+	"slices"
+
+	"github.com/pulkdb/db/internal/paths"
+	"github.com/pulkdb/db/log"
+	"github.com/pulkdb/db/snapshot"
+)
+
+// Recovery rebuilds the mapping table from the newest usable page-table snapshot
+// and the log behind it. Fragments stay in the log: a page is loaded when it is
+// asked for. Updates apply by page version, each once (P4):
+//
+//	allocate, replace (v)   v > version         positions = this one
+//	append (v)              v = version + 1     position added
+//	consolidate (v)         v >= the version of the base on disk
+//	                                            positions = this one and those
+//	                                            of the deltas behind v
+//	free (v)                v > version         the PID is free
+
+// A replayed is a page as replay knows it.
+type replayed struct {
+	free      bool
+	stamp     uint64
+	flags     uint8
+	version   uint64
+	positions []log.Position // oldest first; one per version but the first
+}
+
+// A replay collects pages.
+type replay struct {
+	c       *Cache
+	pages   map[PID]*replayed // touched by the log
+	last    PID
+	clock   uint64
+	updates uint64
+}
+
+// recover loads the newest snapshot that can be used and replays the log.
+func (c *Cache) recover() error {
+	r := &replay{c: c, pages: make(map[PID]*replayed)}
+	h, found, err := r.loadSnapshot()
+	if err != nil {
+		return err
+	}
+	start := LSN(0)
+	if found {
+		start = h.ReplayStart
+		paths.Hit(paths.RecoverWithSnapshot)
+	}
+	if _, err := c.log.Replay(start, r.apply); err != nil {
+		return err
+	}
+	if !found && r.updates > 0 {
+		paths.Hit(paths.RecoverWithoutSnapshot)
+	}
+	for pid, p := range r.pages {
+		c.setRecovered(pid, p)
+		r.last = max(r.last, pid)
+	}
+	c.pids.next = r.last + 1
+	c.clock.Store(max(r.clock+1, firstStamp))
+	c.checkpoint.last.Store(uint64(start))
+	c.metrics.replayed.Store(r.updates)
+	return c.accountRecovered()
+}
+
+func (r *replay) loadSnapshot() (snapshot.Header, bool, error) {
+	c := r.c
+	have := make(map[snapshot.SegmentRef]bool)
+	for _, s := range c.log.Segments() {
+		have[snapshot.SegmentRef{Base: s.Base, Incarnation: s.Incarnation}] = true
+	}
+	accept := func(h snapshot.Header) error {
+		for _, s := range h.Segments {
+			if !have[s] {
+				return fmt.Errorf("segment %v of incarnation %d is missing: %w", s.Base, s.Incarnation, snapshot.ErrRefused)
+			}
+		}
+		c.forgetTable()
+		return nil
+	}
+	var page replayed
+	slot := func(s snapshot.Slot) error {
+		if s.PID == 0 || s.PID >= maxPIDs {
+			return fmt.Errorf("pagecache: snapshot names page %d: %w", s.PID, ErrCorrupt)
+		}
+		page = replayed{free: s.State == snapshot.Free, stamp: s.Stamp, flags: s.Flags, version: s.Version, positions: s.Positions}
+		c.setRecovered(s.PID, &page)
+		return nil
+	}
+	h, found, err := snapshot.Load(c.options.FS, c.options.Dir, c.log.StoreID(), c.options.Logger, accept, slot)
+	if err != nil || !found {
+		return h, found, err
+	}
+	facts := snapshotFacts{replayStart: h.ReplayStart, segments: make(map[LSN]struct{})}
+	for _, s := range h.Segments {
+		facts.segments[s.Base] = struct{}{}
+	}
+	c.checkpoint.sequence = h.Sequence
+	c.checkpoint.history = []snapshotFacts{facts}
+	r.last, r.clock = h.MaxPID, h.Clock
+	for _, s := range h.Recovery {
+		c.recovery.note(Recovery(s))
+	}
+	return h, true, nil
+}
+
+// apply replays one update.
+func (r *replay) apply(u log.Update, at log.Position) error {
+	if u.PID == 0 || u.PID >= maxPIDs {
+		return r.c.log.Corrupt(at, fmt.Errorf("update of page %d", u.PID))
+	}
+	r.updates++
+	r.clock = max(r.clock, u.Stamp)
+	p := r.page(u.PID)
+	switch u.Kind {
+	case log.KindAllocate, log.KindReplace:
+		if u.Version > p.version {
+			p.set(u, at)
+		}
+	case log.KindConsolidate:
+		p.consolidate(u, at)
+	case log.KindAppend:
+		if u.Version == p.version+1 && !p.free && len(p.positions) > 0 {
+			p.version, p.stamp = u.Version, max(p.stamp, u.Stamp)
+			p.positions = append(p.positions, at)
+		} else if u.Version > p.version {
+			return r.c.log.Corrupt(at, fmt.Errorf("page %d version %d follows version %d", u.PID, u.Version, p.version))
+		}
+	case log.KindFree:
+		if u.Version > p.version {
+			*p = replayed{free: true, version: u.Version, positions: append(p.positions[:0], at)}
+		}
+	default:
+		return r.c.log.Corrupt(at, fmt.Errorf("update kind %d", u.Kind))
+	}
+	return r.noteRecovery(u, at)
+}
+
+func (p *replayed) set(u log.Update, at log.Position) {
+	*p = replayed{stamp: max(p.stamp, u.Stamp), flags: p.flags, version: u.Version, positions: append(p.positions[:0], at)}
+}
+
+// consolidate applies a base that contains all updates up to u.Version.
+func (p *replayed) consolidate(u log.Update, at log.Position) {
+	switch onDisk := p.version + 1 - uint64(len(p.positions)); {
+	case u.Version >= p.version && !(p.free && u.Version == p.version):
+		p.set(u, at)
+	case p.free || u.Version < onDisk:
+		// A later base, or a Free, has taken its place.
+	default:
+		later := p.positions[len(p.positions)-int(p.version-u.Version):]
+		p.positions = append([]log.Position{at}, later...)
+	}
+}
+
+// noteRecovery shows bases to the materializer.
+func (r *replay) noteRecovery(u log.Update, at log.Position) error {
+	if u.Kind == log.KindAppend || u.Kind == log.KindFree {
+		return nil
+	}
+	data := u.Payload
+	if u.Compressed {
+		var err error
+		if data, err = r.c.decompress(data); err != nil {
+			return r.c.log.Corrupt(at, err)
+		}
+	}
+	if rec := r.c.recoveryOf(u.PID, data); rec != nil {
+		r.c.recovery.note(*rec)
+	}
+	if p := r.pages[u.PID]; p != nil && r.c.keep(data) {
+		p.flags |= nodeKeep
+	}
+	return nil
+}
+
+// page returns what is known of a page, taking it over from the table.
+func (r *replay) page(pid PID) *replayed {
+	if p := r.pages[pid]; p != nil {
+		return p
+	}
+	p := &replayed{}
+	r.pages[pid] = p
+	slot := r.c.table.slot(pid)
+	if slot == nil || slot.Load() == 0 {
+		return p
+	}
+	word := slot.Load()
+	p.version = r.c.versionAt(word)
+	if r.c.headerAt(word).kind == nodeFree {
+		p.free = true
+		p.positions = append(p.positions, r.c.freeAt(word).position())
+		return p
+	}
+	b := r.c.bottomAt(word)
+	p.stamp, p.flags = b.stamp, b.flags
+	p.positions = b.appendPositions(nil)
+	return p
+}
+
+// forgetTable empties the mapping table.
+func (c *Cache) forgetTable() {
+	for _, chunk := range *c.table.chunks.Load() {
+		for i := range chunk {
+			if word := chunk[i].Swap(0); word != 0 {
+				c.arena.Free(refOf(word))
+			}
+		}
+	}
+}
+
+// setRecovered puts a page into the table, in the place of what was there.
+func (c *Cache) setRecovered(pid PID, p *replayed) {
+	slot := c.table.reach(pid)
+	if old := slot.Load(); old != 0 {
+		c.arena.Free(refOf(old))
+	}
+	if p.free || len(p.positions) == 0 {
+		at := log.Position{}
+		if len(p.positions) > 0 {
+			at = p.positions[0]
+		}
+		slot.Store(uint64(c.newFree(p.version, at)))
+		return
+	}
+	ref, b := c.newBottom(nodeAbsent, p.version, p.stamp, len(p.positions), nil)
+	b.flags = p.flags
+	for i, at := range p.positions {
+		b.setPosition(i, at)
+	}
+	slot.Store(uint64(ref))
+}
+
+// accountRecovered counts the live bytes of all segments and queues the free
+// PIDs.
+func (c *Cache) accountRecovered() error {
+	var positions []log.Position
+	for pid := PID(1); pid < c.pids.next; pid++ {
+		slot := c.table.reach(pid)
+		word := slot.Load()
+		switch {
+		case word == 0:
+			c.pids.queue = append(c.pids.queue, pid)
+			continue
+		case c.headerAt(word).kind == nodeFree:
+			c.pids.queue = append(c.pids.queue, pid)
+			if p := c.freeAt(word).position(); !p.IsZero() {
+				c.log.Account(p, true)
+			}
+			continue
+		}
+		positions = c.bottomAt(word).appendPositions(positions[:0])
+		if !slices.IsSortedFunc(positions[1:], func(a, b log.Position) int { return int(int64(a.LSN) - int64(b.LSN)) }) {
+			return fmt.Errorf("pagecache: page %d: fragments out of order: %w", pid, ErrCorrupt)
+		}
+		for _, p := range positions {
+			c.log.Account(p, true)
+		}
+	}
+	return nil
+}
