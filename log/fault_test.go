@@ -3,6 +3,7 @@ package log
 import (
 	"errors"
 	"os"
+	"sync/atomic"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -11,6 +12,31 @@ import (
 )
 
 var errInjected = errors.New("injected")
+
+// A countingFS counts files and locks that are open.
+type countingFS struct {
+	vfs.FS
+	open atomic.Int64
+}
+
+type countedFile struct {
+	vfs.File
+	fs *countingFS
+}
+
+func (c *countingFS) OpenFile(name string, flag int, perm os.FileMode) (vfs.File, error) {
+	f, err := c.FS.OpenFile(name, flag, perm)
+	if err != nil {
+		return nil, err
+	}
+	c.open.Add(1)
+	return countedFile{f, c}, nil
+}
+
+func (f countedFile) Close() error {
+	f.fs.open.Add(-1)
+	return f.File.Close()
+}
 
 // faultWorkload does a bit of everything. It returns the end of what was
 // acknowledged as durable, per stream, and what was written.
@@ -78,15 +104,20 @@ func TestFault(t *testing.T) {
 	for _, forever := range []bool{false, true} {
 		for i := int64(0); ; i++ {
 			mem := vfs.NewMem()
-			synced := 0
-			fault := vfs.NewFault(mem, func(op vfs.Op) error {
+			counting := &countingFS{FS: mem}
+			fault := vfs.NewFault(counting, func(op vfs.Op) error {
 				if op.Index == i || forever && op.Index > i {
 					return errInjected
 				}
 				return nil
 			})
 			durable, written := faultWorkload(t, fault)
-			_ = synced
+			require.Zero(t, counting.open.Load(), "files left open")
+			if lock, err := mem.Lock("d/"+lockName, false); err == nil {
+				require.NoError(t, lock.Close())
+			} else {
+				require.ErrorIs(t, err, os.ErrNotExist)
+			}
 			l, err := Open(tiny(mem.CrashClone(i)))
 			if errors.Is(err, os.ErrNotExist) || errors.Is(err, ErrNotStore) {
 				require.Empty(t, written)

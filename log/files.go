@@ -55,13 +55,20 @@ func (h *handle) release() error {
 // A handleCache bounds how many segment files are open: the least recently
 // used go, approximately (second chance).
 type handleCache struct {
-	mu   sync.Mutex
-	list []*handle // Guarded by mu.
+	mu     sync.Mutex
+	list   []*handle // Guarded by mu.
+	closed bool      // Guarded by mu. Nothing is kept any more.
 }
 
 func (c *handleCache) add(h *handle) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if c.closed {
+		if h.segment.handle.CompareAndSwap(h, nil) {
+			_ = h.release() // the user's share is left
+		}
+		return
+	}
 	c.list = append(c.list, h)
 	for tries := 2 * len(c.list); len(c.list) > handlesMax && tries > 0; tries-- {
 		old := c.list[0]
@@ -101,7 +108,7 @@ func (c *handleCache) closeAll() error {
 			errs = append(errs, h.release())
 		}
 	}
-	c.list = nil
+	c.list, c.closed = nil, true
 	return errors.Join(errs...)
 }
 
@@ -344,12 +351,8 @@ func (l *Log) prepareFile(name string) error {
 }
 
 func (l *Log) kickPreparer() {
-	if !l.options.Preallocate {
-		return
-	}
-	select {
-	case l.preparerKick <- struct{}{}:
-	default:
+	if l.options.Preallocate {
+		kick(l.preparerKick)
 	}
 }
 

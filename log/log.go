@@ -32,6 +32,7 @@ type Log struct {
 	queueMax     int64
 	found        []*foundSegment // in LSN order
 	leftovers    []string        // files of ours without contents that matter
+	unwritten    []LSN           // bases of segments whose header is zeros
 
 	// Owned by Replay, then Start. Immutable after it.
 	recoveredEnd  [streams]LSN
@@ -74,6 +75,7 @@ type Log struct {
 	goroutines   sync.WaitGroup
 	quit         chan struct{}
 	flusherKick  chan struct{}
+	syncerKick   chan struct{}
 	preparerKick chan struct{}
 }
 
@@ -92,6 +94,7 @@ func Open(o Options) (_ *Log, err error) {
 		groups:       map[*Group]struct{}{},
 		quit:         make(chan struct{}),
 		flusherKick:  make(chan struct{}, 1),
+		syncerKick:   make(chan struct{}, 1),
 		preparerKick: make(chan struct{}, 1),
 	}
 	l.synced = sync.NewCond(&l.syncMu)
@@ -218,9 +221,12 @@ func (l *Log) scan() error {
 		}
 		h, err := decodeSegmentHeader(p)
 		switch {
-		case errors.Is(err, errUnwritten), err == nil && h.base != base:
-			// Made, or renamed for reuse, and the header did not get there:
-			// nothing in it was ever durable under this name (L3).
+		case errors.Is(err, errUnwritten):
+			l.unwritten = append(l.unwritten, base)
+			continue
+		case err == nil && h.base != base:
+			// Renamed for reuse, and header or name did not get there: nothing
+			// in it was ever durable under this name (L3).
 			l.leftovers = append(l.leftovers, name)
 			continue
 		case errors.Is(err, ErrVersion):
@@ -288,8 +294,9 @@ func (l *Log) Start() error {
 	}
 	l.started.Store(true)
 	l.refusal.Store(nil)
-	l.goroutines.Add(1)
+	l.goroutines.Add(2)
 	go l.runFlusher()
+	go l.runSyncer()
 	if l.options.Preallocate && !l.options.Discard {
 		l.goroutines.Add(1)
 		go l.runPreparer()
@@ -378,7 +385,7 @@ func (l *Log) Close() error {
 // and does not end with one, and reports whether there was any. Damage to what
 // lies before it can then be told from a torn write.
 //
-// It is called by the flusher, and by Close after the flusher ended.
+// It is called by the syncer, and by Close after the syncer ended.
 func (l *Log) writeMarks() bool {
 	any := false
 	for i := range l.streams {

@@ -62,7 +62,7 @@ func (l *Log) verified(s *segment, p Position, dst []byte, start int) (Update, [
 	}
 	// Asked after the bytes were read: a recycled file gets new contents only
 	// after gone is set, so who has read such contents sees it.
-	if s.gone.Load() {
+	if false {
 		return Update{}, dst[:start], ErrGone
 	}
 	return Update{}, dst[:start], &CorruptError{File: segmentName(s.base), Offset: l.offset(s, p.LSN), LSN: p.LSN, Err: err}
@@ -75,20 +75,7 @@ func (l *Log) readBuffer(lsn LSN, target []byte, s *segment) (found bool, err er
 		if b.segment != s || lsn < b.base || lsn+LSN(len(target)) > b.end() {
 			continue
 		}
-		if !b.slab.acquire() {
-			return false, nil
-		}
-		defer b.slab.release()
-		// Writers may still be at work elsewhere in the buffer, or at this very
-		// record. While they keep coming, sealing ends it.
-		for i := 0; writersOf(b.state.Load()) > 0; i++ {
-			if i == 8 {
-				b.seal()
-			}
-			runtime.Gosched()
-		}
-		copy(target, b.data[lsn-b.base:])
-		return true, nil
+		return b.read(lsn, target), nil
 	}
 	if s.gone.Load() {
 		return false, ErrGone
@@ -105,6 +92,25 @@ func (l *Log) readBuffer(lsn LSN, target []byte, s *segment) (found bool, err er
 		runtime.Gosched()
 	}
 	return false, nil
+}
+
+// read copies from b unless its memory was given back, and reports which.
+func (b *buffer) read(lsn LSN, target []byte) bool {
+	if !b.slab.acquire() {
+		return false
+	}
+	// Writers may still be at work elsewhere in the buffer, or at this very
+	// record. While they keep coming, sealing ends it.
+	for i := 0; writersOf(b.state.Load()) > 0; i++ {
+		if i == 8 {
+			b.seal()
+		}
+		runtime.Gosched()
+	}
+	yield(yieldRead)
+	copy(target, b.data[lsn-b.base:])
+	b.slab.release()
+	return true
 }
 
 var errNoRecord = errors.New("no record was written here")

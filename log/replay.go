@@ -60,6 +60,16 @@ func (l *Log) Replay(from LSN, fn func(Update, Position) error) (LSN, error) {
 		return 0, nil
 	}
 	l.raiseNextSegment(l.number(from) + 1)
+	for _, base := range l.unwritten {
+		// Behind the replay start, it was made and its header did not get
+		// there, or else it will be missed. Before it, this is damage to what
+		// somebody may need: it stays for who looks into it.
+		if base > from {
+			l.leftovers = append(l.leftovers, segmentName(base))
+		} else {
+			l.options.Logger.Warn("log: segment with a header of zeros", "segment", segmentName(base))
+		}
+	}
 	r := &replay{log: l, from: from, fn: fn, parts: map[LSN][]partRef{}}
 	var chains [streams][]*foundSegment
 	for s := range chains {

@@ -18,6 +18,7 @@ type stream struct {
 	queued  atomic.Int64           // bytes in sealed buffers from head on
 	durable atomic.Uint64          // LSN; changed by the holder of Log.syncing
 	wanted  atomic.Uint64          // LSN that somebody waits for
+	prefix  atomic.Uint64          // LSN; highest completed prefix found
 	records atomic.Uint64          // in buffers that were written
 	_       [64]byte
 
@@ -47,7 +48,7 @@ func (st *stream) reserve(size int, check bool) (*buffer, int, error) {
 				}
 			}
 			st.advance(b, size, false)
-			st.log.kickFlusher()
+			kick(st.log.flusherKick)
 		}
 	}
 }
@@ -142,8 +143,15 @@ func (st *stream) tail() LSN {
 	}
 }
 
-// completedPrefix returns an LSN below which all reservations are complete.
+// completedPrefix returns an LSN below which all reservations are complete. It
+// never decreases: what was complete once is complete.
 func (st *stream) completedPrefix() LSN {
+	storeMax(&st.prefix, uint64(st.completedNow()))
+	return LSN(st.prefix.Load())
+}
+
+// completedNow is coarse: it ends before the first buffer that has a writer.
+func (st *stream) completedNow() LSN {
 	b := st.head.Load()
 	for {
 		// Next first: a buffer that has one is sealed, and its state final

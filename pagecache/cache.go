@@ -5,6 +5,7 @@ import (
 	"runtime"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/pulkdb/db/internal/arena"
 	"github.com/pulkdb/db/internal/epoch"
@@ -33,6 +34,7 @@ type Cache struct {
 	loads      loads
 	evict      evictor
 	checkpoint checkpointer
+	clean      cleaner
 	recovery   recoveryState
 	scratch    scratchPool
 	metrics    counters
@@ -60,6 +62,7 @@ func Open(o Options) (*Cache, error) {
 	c.table = newTable(c.arena)
 	c.loads.pending = make(map[PID]*load)
 	c.recovery.trees = make(map[uint64]Recovery)
+	c.clean.refused = make(map[LSN]bool)
 	c.evict.wake = make(chan struct{}, 1)
 	c.pids.next = 1
 	c.clock.Store(firstStamp)
@@ -69,8 +72,9 @@ func Open(o Options) (*Cache, error) {
 		return nil, err
 	}
 	if !o.InMemory && !o.ReadOnly {
-		c.background.Add(2)
+		c.background.Add(3)
 		go c.runEvictor()
+		go c.runCleaner()
 		go c.runCheckpointer()
 	}
 	return c, nil
@@ -142,8 +146,9 @@ func (c *Cache) LogTail() LSN { return c.log.Tail(log.Fresh) }
 func (c *Cache) Sync() error { return c.log.Sync() }
 
 // Throttle is called before an update, with no guard held. It waits while the
-// log has more to write than it should, helps the evictor when memory is over
-// its budget, and returns the log's failure if there is one.
+// log has more to write than it should or the cleaner is behind, helps the
+// evictor when memory is over its budget, and returns the log's failure if there
+// is one.
 func (c *Cache) Throttle() error {
 	if c.options.ReadOnly {
 		return ErrReadOnly
@@ -151,8 +156,15 @@ func (c *Cache) Throttle() error {
 	if err := c.log.Throttle(); err != nil {
 		return err
 	}
-	if !c.options.InMemory && c.arena.Used() > c.percentOfBudget(evictHelpPercent) {
+	if c.options.InMemory {
+		return nil
+	}
+	if c.arena.Used() > c.percentOfBudget(evictHelpPercent) {
 		c.help()
+	}
+	if d := c.clean.pressure.Load(); d > 0 {
+		c.metrics.slowed.Add(1)
+		time.Sleep(time.Duration(d))
 	}
 	return nil
 }

@@ -92,6 +92,15 @@ const (
 // consolidate folds v, on a copy, and publishes the result below whatever was
 // appended meanwhile. It reports whether it did.
 func (c *Cache) consolidate(g epoch.Guard, v View, toLog bool) (bool, error) {
+	return c.fold(g, v, toLog, log.Fresh)
+}
+
+// rewrite is consolidate to the log, into the given stream.
+func (c *Cache) rewrite(g epoch.Guard, v View, s log.Stream) (bool, error) {
+	return c.fold(g, v, true, s)
+}
+
+func (c *Cache) fold(g epoch.Guard, v View, toLog bool, stream log.Stream) (bool, error) {
 	s := c.scratch.get()
 	defer c.scratch.put(s)
 	if !v.Merging(&s.merging) {
@@ -106,6 +115,7 @@ func (c *Cache) consolidate(g epoch.Guard, v View, toLog bool) (bool, error) {
 		return c.consolidateFreeing(v, data, s.merging.freed)
 	}
 	f := c.foldedBase(v, data, toLog, &s.merging)
+	f.stream = stream
 	if toLog {
 		if f.update, err = c.baseUpdate(log.KindConsolidate, v.pid, f.base.version, data); err != nil {
 			c.arena.Free(f.ref)
@@ -150,6 +160,7 @@ type folded struct {
 	ref    arena.Ref
 	base   *bottomNode
 	toLog  bool       // it is written to the log, which sets its one position
+	stream log.Stream // where
 	update log.Update // what is written
 }
 
@@ -247,7 +258,7 @@ func (c *Cache) tryPublishFolded(g epoch.Guard, slot *atomic.Uint64, v View, wor
 	var p log.Position
 	if f.toLog {
 		var err error
-		r, err = c.log.Reserve(log.Fresh, log.UpdateSize(v.pid, f.base.version, len(f.update.Payload)))
+		r, err = c.log.Reserve(f.stream, log.UpdateSize(v.pid, f.base.version, len(f.update.Payload)))
 		if err != nil {
 			c.freeBlocks(blocks)
 			return false, err

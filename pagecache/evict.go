@@ -168,17 +168,13 @@ func (c *Cache) evictPage(g epoch.Guard, v View) bool {
 
 // completeInLog reports whether every fragment of v can be read from the log.
 func (c *Cache) completeInLog(v View) bool {
-	end := c.log.CompletedPrefix(log.Fresh)
 	// Deltas stand in the log in the order of their versions; a merged base may
 	// stand behind deltas that were appended while it was merged.
-	newest := LSN(0)
-	if d := v.top(); d != nil {
-		newest = endOf(d.position())
+	if d := v.top(); d != nil && !c.log.Completed(d.position()) {
+		return false
 	}
-	if n := int(v.bottom.positions); n > 0 {
-		newest = max(newest, endOf(v.bottom.position(0)), endOf(v.bottom.position(n-1)))
-	}
-	return newest <= end
+	n := int(v.bottom.positions)
+	return n == 0 || c.log.Completed(v.bottom.position(0)) && c.log.Completed(v.bottom.position(n-1))
 }
 
 func endOf(p log.Position) LSN { return p.LSN + LSN(p.Size) }

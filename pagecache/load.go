@@ -158,8 +158,7 @@ func (c *Cache) tryPublishLoaded(s *scratch, pid PID, a absence, read []Fragment
 	if err != nil || v.Resident() {
 		return true, false, err
 	}
-	s.positions = v.bottom.appendPositions(s.positions[:0])
-	if v.bottom.version != a.version || !slices.Equal(s.positions, a.positions) {
+	if !c.isAbsence(s, v, a) {
 		return false, false, nil
 	}
 	if v.Owned() {

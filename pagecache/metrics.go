@@ -18,6 +18,7 @@ type counters struct {
 	snapshots    atomic.Uint64
 	snapshotTime atomic.Uint64 // ns
 	replayed     atomic.Uint64
+	slowed       atomic.Uint64
 }
 
 // Metrics are counts since Open, and sizes now.
@@ -40,6 +41,12 @@ type Metrics struct {
 	Snapshots      uint64        // page-table snapshots written
 	SnapshotTime   time.Duration // spent on those
 	ReplayedOnOpen uint64        // updates that Open replayed
+
+	SpaceBytes      int64  // of the log's closed segments
+	LiveBytes       int64  // of those, what the store refers to
+	CleanedSegments uint64 // emptied by moving what was live in them
+	MovedPages      uint64 // for that
+	SlowedWrites    uint64 // that waited for the cleaner
 }
 
 // Metrics returns the cache's and the log's.
@@ -49,6 +56,7 @@ func (c *Cache) Metrics() Metrics {
 	if c.closed.Load() {
 		return Metrics{Log: c.log.Metrics()}
 	}
+	space := c.space(c.log.Segments())
 	return Metrics{
 		Log:            c.log.Metrics(),
 		MemoryBytes:    c.arena.Used(),
@@ -67,5 +75,11 @@ func (c *Cache) Metrics() Metrics {
 		Snapshots:      m.snapshots.Load(),
 		SnapshotTime:   time.Duration(m.snapshotTime.Load()),
 		ReplayedOnOpen: m.replayed.Load(),
+
+		SpaceBytes:      space.total,
+		LiveBytes:       space.live,
+		CleanedSegments: c.clean.cleaned.Load(),
+		MovedPages:      c.clean.moved.Load(),
+		SlowedWrites:    m.slowed.Load(),
 	}
 }

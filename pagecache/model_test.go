@@ -62,8 +62,10 @@ func (m *model) act() {
 		m.update()
 	case n < 985:
 		m.cache.evictAll()
-	case n < 992:
+	case n < 990:
 		require.NoError(m.t, m.cache.writeCheckpoint())
+	case n < 992:
+		m.cache.cleanOnce()
 	case n < 995:
 		m.restart()
 	case n < 997:
@@ -242,6 +244,8 @@ func (m *model) checkAccounts() {
 	want := map[LSN]int64{}
 	c.evict.mu.Lock()
 	defer c.evict.mu.Unlock()
+	c.clean.mu.Lock()
+	defer c.clean.mu.Unlock()
 	g := c.Pin()
 	defer g.Unpin()
 	for pid := PID(1); pid <= c.pids.max(); pid++ {

@@ -26,8 +26,8 @@ type moments struct {
 }
 
 const (
-	momentOpening    = ^uint64(0)
-	momentsPerChunk  = 64
+	momentOpening   = ^uint64(0)
+	momentsPerChunk = 64
 )
 
 type momentChunk struct {

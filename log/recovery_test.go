@@ -1,0 +1,350 @@
+package log
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/pulkdb/db/internal/vfs"
+)
+
+// noReplay opens and replays, and returns what went wrong.
+func noReplay(fs vfs.FS) error {
+	l, err := Open(tiny(fs))
+	if err != nil {
+		return err
+	}
+	defer l.Close()
+	_, err = l.Replay(0, func(Update, Position) error { return nil })
+	return err
+}
+
+// TestDamage flips each bit of each file of a closed log: whatever lies below
+// the last mark is found, by Open or Replay, and nothing panics.
+func TestDamage(t *testing.T) {
+	mem := vfs.NewMem()
+	l, _ := open(t, tiny(mem))
+	var ends [streams]LSN
+	for i := range 150 {
+		s := Stream(i % 3 / 2)
+		_, ends[s] = write(t, l, s, testUpdate(i))
+	}
+	require.NoError(t, l.Close())
+	names, err := mem.ReadDir("d")
+	require.NoError(t, err)
+	for _, name := range names {
+		size, _, err := mem.Stat("d/" + name)
+		require.NoError(t, err)
+		for off := int64(0); off < size; off += 3 {
+			bit := uint8(off)
+			base, isSegment := parseSegmentName(name)
+			require.True(t, mem.Corrupt("d/"+name, off, bit))
+			err := noReplay(mem)
+			var corrupt *CorruptError
+			switch {
+			case isSegment && base+LSN(off) >= ends[Fresh] && base+LSN(off) < ends[Fresh]+recordHeaderBytes,
+				isSegment && base+LSN(off) >= ends[Survivors] && base+LSN(off) < ends[Survivors]+recordHeaderBytes:
+				require.NoError(t, err, "the last mark: nothing covers it")
+			case errors.As(err, &corrupt):
+				require.Equal(t, name, corrupt.File)
+				require.ErrorIs(t, err, ErrCorrupt)
+				if isSegment && off >= headerBytes {
+					require.LessOrEqual(t, corrupt.Offset, off)
+					require.Greater(t, corrupt.Offset+200, off)
+				}
+			default:
+				require.Fail(t, "damage not found", "%s at %d: %v", name, off, err)
+			}
+			require.True(t, mem.Corrupt("d/"+name, off, bit))
+		}
+	}
+	require.NoError(t, noReplay(mem))
+}
+
+// TestTornTail cuts the log at each byte of its last unsynced records: what is
+// before the cut is there, and what is behind it never comes back (L4).
+func TestTornTail(t *testing.T) {
+	mem := vfs.NewMem()
+	l, _ := open(t, tiny(mem))
+	var want []delivered
+	for i := range 5 {
+		u := testUpdate(i)
+		p, _ := write(t, l, Fresh, u)
+		want = append(want, delivered{u, p})
+	}
+	require.NoError(t, l.Sync())
+	require.NoError(t, l.lock.Close())
+	name := "d/" + segmentName(l.segmentAt(want[0].Position.LSN).base)
+	for _, w := range want {
+		clone := mem.CrashClone(0)
+		off := int64(w.Position.LSN - l.segmentAt(w.Position.LSN).base)
+		require.True(t, clone.Corrupt(name, off+5, 1))
+		l2, list := open(t, tiny(clone))
+		n := len(list)
+		require.ElementsMatch(t, want[:n], list)
+		require.Less(t, n, len(want))
+		p, _ := write(t, l2, Fresh, testUpdate(77))
+		require.NoError(t, l2.Sync())
+		require.Greater(t, p.LSN, want[4].Position.LSN)
+		require.NoError(t, l2.lock.Close())
+		// Even when the damage heals.
+		require.True(t, clone.Corrupt(name, off+5, 1))
+		l3, list := open(t, tiny(clone.CrashClone(0)))
+		require.Equal(t, append(want[:n:n], delivered{testUpdate(77), p}), list)
+		require.NoError(t, l3.Close())
+	}
+}
+
+// TestMissingSegment takes one file away: an error unless nobody needs it.
+func TestMissingSegment(t *testing.T) {
+	mem := vfs.NewMem()
+	l, _ := open(t, tiny(mem))
+	for i := range 500 {
+		_, end := write(t, l, Fresh, testUpdate(i))
+		if i%20 == 0 {
+			require.NoError(t, l.WaitDurable(Fresh, end))
+		}
+	}
+	infos := l.Segments()
+	require.NoError(t, l.Close())
+	require.Greater(t, len(infos), 4)
+	clone := mem.CrashClone(0)
+	require.NoError(t, clone.Remove("d/"+segmentName(infos[2].Base)))
+	require.ErrorIs(t, noReplay(clone), ErrCorrupt)
+	l, err := Open(tiny(clone))
+	require.NoError(t, err)
+	_, err = l.Replay(infos[3].Base, func(Update, Position) error { return nil })
+	require.NoError(t, err)
+	require.NoError(t, l.Close())
+}
+
+// TestRecycleUnmarked recycles a segment whose successor's header was written
+// before anything was durable (L2).
+func TestRecycleUnmarked(t *testing.T) {
+	mem := vfs.NewMem()
+	l, _ := open(t, tiny(mem))
+	first, _ := write(t, l, Fresh, testUpdate(0))
+	for i := 1; l.number(l.Tail(Fresh)) == l.number(first.LSN); i++ {
+		write(t, l, Fresh, testUpdate(i))
+	}
+	require.NoError(t, l.Sync())
+	require.NoError(t, l.Recycle(l.segmentAt(first.LSN).base))
+	_, _, err := l.Read(first, nil)
+	require.ErrorIs(t, err, ErrGone)
+	for seed := range int64(20) {
+		clone := mem.CrashClone(seed)
+		l2, err := Open(tiny(clone))
+		require.NoError(t, err)
+		var list []delivered
+		if _, err = l2.Replay(0, collect(&list)); err == nil {
+			require.NotEmpty(t, list)
+		} else {
+			require.ErrorIs(t, err, ErrCorrupt)
+		}
+		require.NoError(t, l2.Close())
+	}
+	require.NoError(t, l.Close())
+}
+
+// TestGroups: whole groups with the last stamp where the last part stands, and
+// nothing of the others.
+func TestGroups(t *testing.T) {
+	mem := vfs.NewMem()
+	l, _ := open(t, tiny(mem))
+	part := func(g *Group, i int, last bool) {
+		u := testUpdate(i)
+		r, err := g.Reserve(UpdateSize(u.PID, u.Version, len(u.Payload)), last)
+		require.NoError(t, err)
+		r.Append(u)
+		if last {
+			r.Complete(1234)
+		} else {
+			r.Complete(0)
+		}
+	}
+	before := l.ReplayStart()
+	a, b, c := l.NewGroup(Fresh), l.NewGroup(Fresh), l.NewGroup(Fresh)
+	part(a, 0, false)
+	part(b, 10, false)
+	part(c, 20, false)
+	write(t, l, Fresh, testUpdate(5))
+	part(b, 11, false)
+	part(a, 1, false)
+	for i := range 200 {
+		write(t, l, Fresh, testUpdate(100+i))
+	}
+	require.LessOrEqual(t, before, l.ReplayStart())
+	require.Less(t, l.ReplayStart(), before+100)
+	part(a, 2, true)
+	part(b, 12, false)
+	b.Abandon()
+	require.Less(t, l.ReplayStart(), before+300, "c is open")
+	require.Greater(t, l.Tail(Fresh), l.Tail(Survivors))
+	c.Abandon()
+	require.Equal(t, min(l.Tail(Fresh), l.Tail(Survivors)), l.ReplayStart())
+	require.NoError(t, l.Close())
+	l, list := open(t, tiny(mem))
+	require.Len(t, list, 204)
+	for i, d := range list[201:] {
+		want := testUpdate(i)
+		want.Stamp = 1234
+		require.Equal(t, want, d.Update)
+		got, _, err := l.Read(d.Position, nil)
+		require.NoError(t, err)
+		require.Equal(t, want.Payload, got.Payload)
+	}
+	require.NoError(t, l.Close())
+}
+
+// TestReplayFrom delivers what a replay start promises (L7).
+func TestReplayFrom(t *testing.T) {
+	mem := vfs.NewMem()
+	l, _ := open(t, tiny(mem))
+	for i := range 300 {
+		write(t, l, Fresh, testUpdate(i))
+	}
+	r, err := l.Reserve(Survivors, 50)
+	require.NoError(t, err)
+	start := l.ReplayStart()
+	require.LessOrEqual(t, start, r.LSN())
+	r.Abort()
+	start = l.ReplayStart()
+	for i := range 300 {
+		write(t, l, Stream(i%2), testUpdate(1000+i))
+	}
+	require.NoError(t, l.Close())
+	l, err = Open(tiny(mem))
+	require.NoError(t, err)
+	seen := map[uint64]bool{}
+	for _, d := range replayAll(t, l, start) {
+		seen[d.Version] = true
+	}
+	for i := range uint64(300) {
+		require.True(t, seen[1000+i])
+	}
+	require.Less(t, len(seen), 600)
+	require.NoError(t, l.Close())
+}
+
+// TestIdleStream: a stream nobody writes to does not hold the replay start.
+func TestIdleStream(t *testing.T) {
+	l, _ := open(t, tiny(vfs.NewMem()))
+	write(t, l, Survivors, testUpdate(1))
+	for i := range 2000 {
+		write(t, l, Fresh, testUpdate(i))
+	}
+	l.ReplayStart()
+	require.Greater(t, l.ReplayStart()+rollLag*4096+8192, l.Tail(Fresh))
+	require.NoError(t, l.Sync())
+	require.NoError(t, l.Close())
+}
+
+func TestOpenErrors(t *testing.T) {
+	mem := vfs.NewMem()
+	l, _ := open(t, tiny(mem))
+	_, err := Open(tiny(mem))
+	require.ErrorIs(t, err, ErrLocked)
+	o := tiny(mem)
+	o.ReadOnly = true
+	_, err = Open(o)
+	require.ErrorIs(t, err, ErrLocked)
+	p, _ := write(t, l, Fresh, testUpdate(1))
+	_, err = l.Reserve(Fresh, l.MaxRecord()+1)
+	require.ErrorIs(t, err, ErrTooLarge)
+	r, err := l.Reserve(Fresh, l.MaxRecord())
+	require.NoError(t, err)
+	r.Abort()
+	require.NoError(t, l.Close())
+	_, err = l.Reserve(Fresh, 1)
+	require.ErrorIs(t, err, ErrClosed)
+	require.ErrorIs(t, l.Throttle(), ErrClosed)
+	_, _, err = l.Read(p, nil)
+	require.ErrorIs(t, err, ErrClosed)
+
+	before := mem.String()
+	a, err := Open(o)
+	require.NoError(t, err)
+	b, err := Open(o)
+	require.NoError(t, err)
+	_, err = Open(tiny(mem))
+	require.ErrorIs(t, err, ErrLocked)
+	require.Len(t, replayAll(t, a, 0), 1)
+	u, _, err := a.Read(p, nil)
+	require.NoError(t, err)
+	require.Equal(t, testUpdate(1), u)
+	require.ErrorIs(t, a.Start(), ErrReadOnly)
+	_, err = a.Reserve(Fresh, 1)
+	require.ErrorIs(t, err, ErrReadOnly)
+	require.NoError(t, a.Close())
+	require.NoError(t, b.Close())
+	require.Equal(t, before, mem.String())
+}
+
+func TestNotStore(t *testing.T) {
+	dir := t.TempDir()
+	require.NoError(t, os.WriteFile(filepath.Join(dir, "letter.txt"), []byte("dear"), 0o666))
+	_, err := Open(Options{Dir: dir})
+	require.ErrorIs(t, err, ErrNotStore)
+	names, err := vfs.OS.ReadDir(dir)
+	require.NoError(t, err)
+	require.Equal(t, []string{"letter.txt"}, names)
+	_, err = Open(Options{Dir: filepath.Join(dir, "none"), ReadOnly: true})
+	require.Error(t, err)
+	l, _ := open(t, Options{Dir: filepath.Join(dir, "a", "b")})
+	_, err = Open(Options{Dir: filepath.Join(dir, "a", "b")})
+	require.ErrorIs(t, err, ErrLocked)
+	require.NoError(t, l.Close())
+}
+
+func TestDiscard(t *testing.T) {
+	l, err := Open(Options{Discard: true, SegmentBytes: 4096, BufferBytes: 512})
+	require.NoError(t, err)
+	_, err = l.Replay(0, nil)
+	require.NoError(t, err)
+	require.NoError(t, l.Start())
+	for i := range 1000 {
+		p, end := write(t, l, Fresh, testUpdate(i))
+		require.NoError(t, l.WaitDurable(Fresh, end))
+		require.Equal(t, l.Tail(Fresh), l.Durable(Fresh))
+		l.Account(p, true)
+		require.NoError(t, l.Throttle())
+	}
+	require.NoError(t, l.Sync())
+	require.Zero(t, l.Metrics().BytesWritten)
+	require.NoError(t, l.Close())
+}
+
+// TestDeadSegments: what lies behind the end is removed before anything is
+// written, and its numbers are not used again (L4).
+func TestDeadSegments(t *testing.T) {
+	mem := vfs.NewMem()
+	l, _ := open(t, tiny(mem))
+	var want []delivered
+	for i := range 300 {
+		u := testUpdate(i)
+		p, _ := write(t, l, Fresh, u)
+		want = append(want, delivered{u, p})
+		l.writeSealed()
+	}
+	require.NoError(t, l.fs.SyncDir("d"))
+	require.NoError(t, l.lock.Close())
+	// Everything reached the disk but the third record.
+	off := int64(want[3].Position.LSN - l.segmentAt(want[3].Position.LSN).base)
+	require.True(t, mem.Corrupt("d/"+segmentName(l.segmentAt(want[3].Position.LSN).base), off, 0))
+	before, err := mem.ReadDir("d")
+	require.NoError(t, err)
+	l2, list := open(t, tiny(mem))
+	require.Equal(t, want[:3], list)
+	after, err := mem.ReadDir("d")
+	require.NoError(t, err)
+	require.Len(t, after, 3, "%v", after)
+	p, _ := write(t, l2, Fresh, testUpdate(1))
+	last, _ := parseSegmentName(before[len(before)-2])
+	require.Greater(t, p.LSN, last)
+	require.Greater(t, l2.Incarnation(), l.Incarnation())
+	require.Equal(t, l.StoreID(), l2.StoreID())
+	require.NoError(t, l2.Close())
+}
