@@ -36,6 +36,9 @@ func (l *Log) ScanSegment(base LSN, fn func(Update, Position) error) error {
 	if s == nil || s.base != base {
 		return ErrGone
 	}
+	if err := l.resolveEnd(s); err != nil {
+		return err
+	}
 	end := LSN(s.end.Load())
 	if end == 0 || !s.recovered && LSN(s.written.Load()) < end {
 		return ErrState

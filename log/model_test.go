@@ -214,6 +214,7 @@ func TestRecycle(t *testing.T) {
 	}
 	for i := range 3000 {
 		u := testUpdate(i)
+		u.Payload = append(u.Payload, make([]byte, 60)...)
 		p, end := write(t, l, Fresh, u)
 		all.add(delivered{u, p})
 		require.NoError(t, l.Throttle())
@@ -222,12 +223,12 @@ func TestRecycle(t *testing.T) {
 		}
 		require.NoError(t, l.WaitDurable(Fresh, end))
 		all.mu.Lock()
-		if n := len(all.list); n > 300 {
-			all.list = all.list[n-300:]
+		if n := len(all.list); n > 200 {
+			all.list = all.list[n-200:]
 		}
 		all.mu.Unlock()
 		for _, s := range l.Segments() {
-			if s.End != 0 && s.End < end-8192 && s.Stream == Fresh {
+			if s.End != 0 && s.End < end-4096 && s.Stream == Fresh {
 				require.NoError(t, l.Recycle(s.Base))
 				require.ErrorIs(t, l.Recycle(s.Base), ErrGone)
 			}

@@ -62,7 +62,7 @@ func (l *Log) verified(s *segment, p Position, dst []byte, start int) (Update, [
 	}
 	// Asked after the bytes were read: a recycled file gets new contents only
 	// after gone is set, so who has read such contents sees it.
-	if false {
+	if s.gone.Load() {
 		return Update{}, dst[:start], ErrGone
 	}
 	return Update{}, dst[:start], &CorruptError{File: segmentName(s.base), Offset: l.offset(s, p.LSN), LSN: p.LSN, Err: err}

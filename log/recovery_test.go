@@ -118,6 +118,11 @@ func TestMissingSegment(t *testing.T) {
 	require.NoError(t, err)
 	_, err = l.Replay(infos[3].Base, func(Update, Position) error { return nil })
 	require.NoError(t, err)
+	// The header of the missing one said where the one before it ends.
+	scanned := 0
+	require.NoError(t, l.ScanSegment(infos[0].Base, func(Update, Position) error { scanned++; return nil }))
+	require.Greater(t, scanned, 50)
+	require.Equal(t, infos[0].End, l.Segments()[0].End)
 	require.NoError(t, l.Close())
 }
 
@@ -347,4 +352,68 @@ func TestDeadSegments(t *testing.T) {
 	require.Greater(t, l2.Incarnation(), l.Incarnation())
 	require.Equal(t, l.StoreID(), l2.StoreID())
 	require.NoError(t, l2.Close())
+}
+
+// TestReplayStartHeldBack: neither a reservation nor a group that straddles the
+// prefix is cut, and the prefix never goes back (L7).
+func TestReplayStartHeldBack(t *testing.T) {
+	l, _ := open(t, tiny(vfs.NewMem()))
+	l.writeSealed()
+	g := l.NewGroup(Fresh)
+	u := testUpdate(1)
+	n := UpdateSize(u.PID, u.Version, len(u.Payload))
+	part, err := g.Reserve(n, false)
+	require.NoError(t, err)
+	first := part.LSN()
+	part.Append(u)
+	part.Complete(0)
+	prefix := l.CompletedPrefix(Fresh)
+	require.Equal(t, l.Tail(Fresh), prefix)
+	pending, err := l.Reserve(Fresh, n)
+	require.NoError(t, err)
+	require.Equal(t, prefix, l.CompletedPrefix(Fresh))
+	last, err := g.Reserve(n, true)
+	require.NoError(t, err)
+	last.Append(u)
+	last.Complete(3)
+	for i := range 10 {
+		write(t, l, Survivors, testUpdate(i))
+	}
+	require.LessOrEqual(t, l.ReplayStart(), first, "the group is finished, but not below the prefix")
+	pending.Abort()
+	require.Greater(t, l.ReplayStart(), first)
+	require.Empty(t, l.groups)
+	require.NoError(t, l.Close())
+}
+
+// TestRecycleDuringRead has the file reused between opening and reading (L6).
+func TestRecycleDuringRead(t *testing.T) {
+	var onRead func()
+	fs := vfs.NewFault(vfs.NewMem(), func(op vfs.Op) error {
+		if f := onRead; op.Kind == vfs.OpRead && f != nil {
+			onRead = nil
+			f()
+		}
+		return nil
+	})
+	l, _ := open(t, tiny(fs))
+	first, _ := write(t, l, Fresh, testUpdate(0))
+	base := l.segmentAt(first.LSN).base
+	fill := func(segments uint64) {
+		for start := l.number(l.Tail(Fresh)); l.number(l.Tail(Fresh)) < start+segments; {
+			write(t, l, Fresh, testUpdate(1))
+			require.NoError(t, l.Throttle())
+		}
+		require.NoError(t, l.Sync())
+	}
+	fill(3)
+	fill(3)
+	onRead = func() {
+		require.NoError(t, l.Recycle(base))
+		fill(3)
+	}
+	_, _, err := l.Read(first, nil)
+	require.ErrorIs(t, err, ErrGone)
+	require.Zero(t, l.files.count(), "the file is in use again")
+	require.NoError(t, l.Close())
 }

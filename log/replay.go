@@ -240,6 +240,7 @@ func (r *replay) segment(f *foundSegment, later []*foundSegment) (ended bool, er
 	if end == 0 && !ended {
 		// The next one was recycled, so this lies before the replay.
 		end = f.base + LSN(f.segmentBytes)
+		s.guessed.Store(true)
 	} else if ended || end > r.from {
 		if end, err = r.records(f, later); err != nil {
 			return false, err

@@ -1,6 +1,7 @@
 package log
 
 import (
+	"errors"
 	"fmt"
 	"strconv"
 	"strings"
@@ -44,6 +45,7 @@ type segment struct {
 	// Atomic.
 	linked  atomic.Bool   // records may be in it
 	end     atomic.Uint64 // LSN behind its last record; 0 while it is open
+	guessed atomic.Bool   // end is no more than a bound: the segment that stated it is gone
 	live    atomic.Int64  // see Log.Account
 	gone    atomic.Bool   // recycled: whatever a read of the file gave is void
 	written atomic.Uint64 // LSN up to which records are in the file
@@ -166,7 +168,7 @@ func (t *table) all() []*segment {
 // SegmentInfo describes a segment.
 type SegmentInfo struct {
 	Base        LSN
-	End         LSN // behind its last record; 0 while it is being written
+	End         LSN // behind its last record, or a bound for it; 0 while it is being written
 	Incarnation uint64
 	Stream      Stream
 	Live        int64 // bytes, by the calls of Account
@@ -196,6 +198,52 @@ func (l *Log) Segments() []SegmentInfo {
 		})
 	}
 	return infos
+}
+
+// resolveEnd finds the end of a segment whose successor was recycled, and with
+// it the header that stated the end: behind the last of its records. One that
+// cannot be read while others follow it is damage.
+func (l *Log) resolveEnd(s *segment) error {
+	if !s.guessed.Load() {
+		return nil
+	}
+	h, err := l.openSegment(s)
+	if err != nil {
+		return err
+	}
+	data, err := readUpTo(h.file, int(l.segmentBytes), 0)
+	if err = errors.Join(err, h.release()); err != nil {
+		return err
+	}
+	off := headerBytes
+	for off < len(data) {
+		r, err := decodeRecord(data[off:], s.base+LSN(off), s.seed)
+		if err == nil {
+			off += r.size
+			continue
+		}
+		if next := findRecord(data, off+1, s.base, s.seed); next >= 0 {
+			return &CorruptError{File: segmentName(s.base), Offset: int64(off), LSN: s.base + LSN(off), Err: err}
+		}
+		break
+	}
+	if s.gone.Load() {
+		return ErrGone
+	}
+	s.end.Store(uint64(s.base) + uint64(off))
+	s.guessed.Store(false)
+	return nil
+}
+
+// findRecord returns the offset of the first readable record of data at off or
+// behind it, -1 if there is none.
+func findRecord(data []byte, off int, base LSN, s seed) int {
+	for ; off+recordHeaderBytes <= len(data); off++ {
+		if _, err := decodeRecord(data[off:], base+LSN(off), s); err == nil {
+			return off
+		}
+	}
+	return -1
 }
 
 // Account adds p.Size to the live bytes of p's segment, or subtracts it. A
