@@ -110,7 +110,7 @@ func (l *Log) writeStream(st *stream) error {
 			b.awaitWriters()
 			last, records = b, records+recordsOf(b.state.Load())
 		}
-		next := st.advance(last, recordHeaderBytes, false)
+		next := st.advance(last, recordHeaderBytes)
 		yield(yieldWrite)
 		n := last.slabOff + usedOf(last.state.Load()) - first.slabOff
 		if n > 0 && !l.options.Discard {

@@ -79,44 +79,34 @@ func (g *Group) finish(end LSN) {
 	g.end = end
 }
 
+// A Start is where a replay begins in each stream. The zero Start is the first
+// segment.
+type Start [streams]LSN
+
 // ReplayStart returns where a replay must begin that is to deliver all that is
-// not complete now: the least completed prefix of the streams, or the first
-// part of an older group. A group that ends behind the prefix is included,
-// finished or not, so that no replay begins inside one (L7).
-//
-// A stream that has fallen far behind begins a new segment, so that one that
-// nobody writes to does not hold the start back for ever.
-func (l *Log) ReplayStart() LSN {
+// not complete now: in each stream its completed prefix, or the first part of an
+// older group. A group that ends behind the prefix is included, finished or not,
+// so that no replay begins inside one (L7).
+func (l *Log) ReplayStart() Start {
 	if !l.started.Load() {
-		return max(l.recoveredEnd[Fresh], l.recoveredEnd[Survivors])
+		return Start(l.recoveredEnd)
 	}
 	l.groupsMu.Lock()
 	defer l.groupsMu.Unlock()
-	newest := max(l.number(l.streams[Fresh].tail()), l.number(l.streams[Survivors].tail()))
-	start := ^LSN(0)
+	var start Start
 	for i := range l.streams {
 		st := &l.streams[i]
-		if l.number(st.tail())+rollLag < newest {
-			b := st.current.Load()
-			b.seal()
-			st.advance(b, l.bufferBytes, true)
-		}
 		prefix := st.completedPrefix()
+		start[i] = prefix
 		for g := range l.groups {
-			if g.stream != st.id {
-				continue
-			}
-			if g.end != 0 && g.end <= prefix {
+			switch {
+			case g.stream != st.id:
+			case g.end != 0 && g.end <= prefix:
 				delete(l.groups, g)
-			} else {
-				start = min(start, g.first)
+			default:
+				start[i] = min(start[i], g.first)
 			}
 		}
-		start = min(start, prefix)
 	}
 	return start
 }
-
-// rollLag is how many segments a stream may be behind before ReplayStart makes
-// it begin a new one.
-const rollLag = 4

@@ -95,7 +95,7 @@ func (w *modelWriter) run(steps int) {
 		case k < 13:
 			assert.NoError(w.t, w.log.Throttle())
 		case k < 14:
-			assert.LessOrEqual(w.t, w.log.ReplayStart(), w.log.Tail(Fresh))
+			assert.LessOrEqual(w.t, w.log.ReplayStart()[Fresh], w.log.Tail(Fresh))
 		default:
 			if d, ok := w.all.pick(w.rnd); ok {
 				u, _, err := w.log.Read(d.Position, nil)
@@ -169,7 +169,7 @@ func TestModel(t *testing.T) {
 		}
 		l, err := Open(tiny(fs))
 		require.NoError(t, err)
-		got := replayAll(t, l, 0)
+		got := replayAll(t, l, Start{})
 		require.NoError(t, l.Close())
 		byPosition := func(a, b delivered) int { return int(int64(a.Position.LSN) - int64(b.Position.LSN)) }
 		slices.SortFunc(want, byPosition)
@@ -246,7 +246,7 @@ func TestRecycle(t *testing.T) {
 	// empty log.
 	l, err = Open(tiny(fs))
 	require.NoError(t, err)
-	_, err = l.Replay(0, func(Update, Position) error { return nil })
+	_, err = l.Replay(Start{}, func(Update, Position) error { return nil })
 	require.ErrorIs(t, err, ErrCorrupt)
 	require.NoError(t, l.Close())
 

@@ -27,7 +27,7 @@ type partRef struct {
 // A replay is one run of Log.Replay.
 type replay struct {
 	log   *Log
-	from  LSN
+	from  Start
 	fn    func(Update, Position) error
 	parts map[LSN][]partRef // by LSN of the first part: parts of groups whose last was not met
 	mark  [streams]LSN      // the highest durable mark met
@@ -37,8 +37,8 @@ type replay struct {
 }
 
 // Replay calls fn with every update of the log at from or behind it, in LSN
-// order, those of a group together where its last part stands. From 0 it begins
-// at the first segment. Updates of aborted records and of groups without their
+// order, those of a group together where its last part stands. From the zero
+// Start it begins at the first segment. Updates of aborted records and of groups without their
 // last part are left out. It returns where the log ends. Payload is valid
 // during the call.
 //
@@ -48,7 +48,7 @@ type replay struct {
 // and what follows in the stream counts no more, now or later (L4).
 //
 // It is called once, before Start. An error of fn ends it and is returned.
-func (l *Log) Replay(from LSN, fn func(Update, Position) error) (LSN, error) {
+func (l *Log) Replay(from Start, fn func(Update, Position) error) (LSN, error) {
 	if l.closed.Load() {
 		return 0, ErrClosed
 	}
@@ -59,12 +59,14 @@ func (l *Log) Replay(from LSN, fn func(Update, Position) error) (LSN, error) {
 	if l.options.Discard {
 		return 0, nil
 	}
-	l.raiseNextSegment(l.number(from) + 1)
+	for _, lsn := range from {
+		l.raiseNextSegment(l.number(lsn) + 1)
+	}
 	for _, base := range l.unwritten {
 		// Behind the replay start, it was made and its header did not get
 		// there, or else it will be missed. Before it, this is damage to what
 		// somebody may need: it stays for who looks into it.
-		if base > from {
+		if base > max(from[Fresh], from[Survivors]) {
 			l.leftovers = append(l.leftovers, segmentName(base))
 		} else {
 			l.options.Logger.Warn("log: segment with a header of zeros", "segment", segmentName(base))
@@ -77,7 +79,7 @@ func (l *Log) Replay(from LSN, fn func(Update, Position) error) (LSN, error) {
 		if chains[s], err = r.chain(Stream(s)); err != nil {
 			return 0, err
 		}
-		if len(chains[s]) > 0 && from == 0 && chains[s][0].prevBase != 0 {
+		if len(chains[s]) > 0 && from == (Start{}) && chains[s][0].prevBase != 0 {
 			return 0, r.missing(chains[s][0])
 		}
 	}
@@ -142,7 +144,7 @@ func (r *replay) chain(s Stream) ([]*foundSegment, error) {
 			}
 			continue
 		}
-		if f.prevEnd <= r.from {
+		if f.prevEnd <= r.from[s] {
 			continue
 		}
 		mark, err := r.highestMark(f.prevBase, live)
@@ -241,7 +243,7 @@ func (r *replay) segment(f *foundSegment, later []*foundSegment) (ended bool, er
 		// The next one was recycled, so this lies before the replay.
 		end = f.base + LSN(f.segmentBytes)
 		s.guessed.Store(true)
-	} else if ended || end > r.from {
+	} else if ended || end > r.from[f.stream] {
 		if end, err = r.records(f, later); err != nil {
 			return false, err
 		}
@@ -264,8 +266,9 @@ func (r *replay) records(f *foundSegment, later []*foundSegment) (LSN, error) {
 		return 0, err
 	}
 	off, seed := headerBytes, seedOf(f.incarnation)
-	if f.contains(r.from) {
-		off = max(off, int(r.from-f.base))
+	from := r.from[f.stream]
+	if f.contains(from) {
+		off = max(off, int(from-f.base))
 	}
 	for off < len(data) {
 		lsn := f.base + LSN(off)
@@ -274,7 +277,7 @@ func (r *replay) records(f *foundSegment, later []*foundSegment) (LSN, error) {
 			return lsn, r.tail(f, data, off, err, later)
 		}
 		r.mark[f.stream] = max(r.mark[f.stream], h.mark)
-		if lsn >= r.from {
+		if lsn >= from {
 			if err := r.record(f, data[off:off+h.size], lsn, h); err != nil {
 				return 0, err
 			}

@@ -47,7 +47,7 @@ func (st *stream) reserve(size int, check bool) (*buffer, int, error) {
 					return nil, 0, err
 				}
 			}
-			st.advance(b, size, false)
+			st.advance(b, size)
 			kick(st.log.flusherKick)
 		}
 	}
@@ -55,11 +55,10 @@ func (st *stream) reserve(size int, check bool) (*buffer, int, error) {
 
 // advance makes the buffer after b, which is sealed, current, and creates it if
 // nobody has; a record of size bytes fits in a buffer that this call creates.
-// With roll it begins a new segment.
-func (st *stream) advance(b *buffer, size int, roll bool) *buffer {
+func (st *stream) advance(b *buffer, size int) *buffer {
 	next := b.next.Load()
 	for next == nil {
-		c := st.candidate(b, size, roll)
+		c := st.candidate(b, size)
 		if c == nil {
 			next = b.next.Load()
 			continue
@@ -91,7 +90,7 @@ func (st *stream) advance(b *buffer, size int, roll bool) *buffer {
 //
 // The number of a new segment that is not used in the end stays unused: the
 // headers chain the segments of a stream, so gaps mean nothing (L2).
-func (st *stream) candidate(b *buffer, size int, roll bool) *buffer {
+func (st *stream) candidate(b *buffer, size int) *buffer {
 	l := st.log
 	c := &buffer{stream: st, segment: b.segment, base: b.end()}
 	segmentEnd := b.segment.base + LSN(l.segmentBytes)
@@ -104,7 +103,7 @@ func (st *stream) candidate(b *buffer, size int, roll bool) *buffer {
 	} else {
 		c.slab = l.slabs.get()
 	}
-	if roll || segmentEnd-c.base < LSN(size) {
+	if segmentEnd-c.base < LSN(size) {
 		c.segment = l.newSegment(st.id)
 		c.base = c.segment.base + headerBytes
 		segmentEnd = c.segment.base + LSN(l.segmentBytes)

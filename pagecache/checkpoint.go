@@ -41,7 +41,7 @@ type checkpointer struct {
 
 // snapshotFacts are what reuse of segments needs to know of a snapshot.
 type snapshotFacts struct {
-	replayStart LSN
+	replayStart log.Start
 	segments    map[LSN]struct{} // bases of the segments it refers to
 }
 
@@ -107,7 +107,7 @@ func (c *Cache) writeCheckpoint() (err error) {
 	for _, r := range c.recovery.all() {
 		h.Recovery = append(h.Recovery, snapshot.Recovery(r))
 	}
-	if c.log.Tail(log.Fresh) > h.ReplayStart {
+	if c.log.Tail(log.Fresh) > h.ReplayStart[log.Fresh] {
 		paths.Hit(paths.SnapshotWhileWriting)
 	}
 	if err = c.log.Sync(); err != nil {
@@ -121,7 +121,7 @@ func (c *Cache) writeCheckpoint() (err error) {
 		return err
 	}
 	k.sequence = h.Sequence
-	c.checkpoint.last.Store(uint64(h.ReplayStart))
+	c.checkpoint.last.Store(uint64(h.ReplayStart[log.Fresh]))
 	k.history = append(k.history, facts)
 	c.metrics.snapshots.Add(1)
 	c.metrics.snapshotTime.Add(uint64(time.Since(began)))
@@ -239,7 +239,7 @@ func (c *Cache) recycleSegments() error {
 
 func (k *checkpointer) needed(s log.SegmentInfo) bool {
 	for _, f := range k.history {
-		if _, ok := f.segments[s.Base]; ok || s.End > f.replayStart {
+		if _, ok := f.segments[s.Base]; ok || s.End > f.replayStart[s.Stream] {
 			return true
 		}
 	}

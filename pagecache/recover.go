@@ -45,7 +45,7 @@ func (c *Cache) recover() error {
 	if err != nil {
 		return err
 	}
-	start := LSN(0)
+	var start log.Start
 	if found {
 		start = h.ReplayStart
 		paths.Hit(paths.RecoverWithSnapshot)
@@ -62,7 +62,7 @@ func (c *Cache) recover() error {
 	}
 	c.pids.next = r.last + 1
 	c.clock.Store(max(r.clock+1, firstStamp))
-	c.checkpoint.last.Store(uint64(start))
+	c.checkpoint.last.Store(uint64(start[log.Fresh]))
 	c.metrics.replayed.Store(r.updates)
 	return c.accountRecovered()
 }

@@ -21,7 +21,7 @@ func Example() {
 	_ = w.Add(snapshot.Slot{PID: 1, State: snapshot.Used, Version: 2,
 		Positions: []log.Position{{LSN: 4096, Size: 100}, {LSN: 8192, Size: 30}}})
 	_ = w.Add(snapshot.Slot{PID: 2, State: snapshot.Free, Version: 5})
-	if err := w.Commit(snapshot.Header{ReplayStart: 12288, MaxPID: 2}); err != nil {
+	if err := w.Commit(snapshot.Header{ReplayStart: log.Start{12288, 8192}, MaxPID: 2}); err != nil {
 		fmt.Println(err)
 		return
 	}
@@ -31,7 +31,7 @@ func Example() {
 			fmt.Println(s)
 			return nil
 		})
-	fmt.Println(h.ReplayStart, found, err)
+	fmt.Println(h.ReplayStart[log.Fresh], found, err)
 	// Output:
 	// 1 used v2 stamp 0 flags 0x0 [0x1000+100 0x2000+30]
 	// 2 free v5 stamp 0 flags 0x0 []

@@ -293,7 +293,8 @@ func (c *slotCoder) decodeSlot(p []byte, s *Slot) (int, error) {
 //	Size  Field         Meaning
 //	   u  frames        before this one
 //	   u  slots         in all of them
-//	   u  replay start
+//	   u  replay start, of the Fresh stream
+//	   u  replay start, of the Survivors stream
 //	   u  durable mark
 //	   u  max PID
 //	   u  clock
@@ -313,7 +314,8 @@ type footer struct {
 
 func appendFooter(dst []byte, f footer) []byte {
 	h := &f.header
-	for _, v := range []uint64{f.frames, f.slots, uint64(h.ReplayStart), uint64(h.DurableMark),
+	for _, v := range []uint64{f.frames, f.slots, uint64(h.ReplayStart[log.Fresh]),
+		uint64(h.ReplayStart[log.Survivors]), uint64(h.DurableMark),
 		uint64(h.MaxPID), h.Clock, uint64(len(h.Recovery))} {
 		dst = binary.AppendUvarint(dst, v)
 	}
@@ -335,7 +337,8 @@ func decodeFooter(p []byte) (footer, error) {
 	d := decoder{p: p}
 	f := footer{frames: d.uvarint(), slots: d.uvarint()}
 	h := &f.header
-	h.ReplayStart, h.DurableMark = log.LSN(d.uvarint()), log.LSN(d.uvarint())
+	h.ReplayStart = log.Start{log.LSN(d.uvarint()), log.LSN(d.uvarint())}
+	h.DurableMark = log.LSN(d.uvarint())
 	h.MaxPID, h.Clock = log.PID(d.uvarint()), d.uvarint()
 	for range d.count(4) {
 		r := Recovery{Tree: d.uvarint(), Generation: d.uvarint(), PID: log.PID(d.uvarint())}

@@ -83,10 +83,10 @@ type Identity struct {
 // A Header holds the facts of a snapshot beside its slots.
 type Header struct {
 	Identity
-	ReplayStart log.LSN // replay from here brings the slots up to date
-	DurableMark log.LSN // the log was durable up to here
-	MaxPID      log.PID // no PID above it was ever used
-	Clock       uint64  // of stamps
+	ReplayStart log.Start // replay from here brings the slots up to date
+	DurableMark log.LSN   // the log was durable up to here
+	MaxPID      log.PID   // no PID above it was ever used
+	Clock       uint64    // of stamps
 	Recovery    []Recovery
 	Segments    []SegmentRef // what falling back to this file needs
 }

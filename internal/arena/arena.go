@@ -213,7 +213,9 @@ func (a *Arena) find(r Ref) (*chunk, spanID, *span) {
 
 // takeFrom takes an object of class c from span id, if it has one.
 func (a *Arena) takeFrom(id spanID, c int) Ref {
-	invariant.Pause()
+	if invariant.Debug {
+		invariant.Pause()
+	}
 	s := a.span(id)
 	index, ok := s.take()
 	if !ok {
@@ -234,7 +236,9 @@ func (a *Arena) takeFrom(id spanID, c int) Ref {
 // find that object.
 func (a *Arena) giveBack(s *span, id spanID, bit uint64) {
 	old := s.word.Or(bit)
-	invariant.Pause()
+	if invariant.Debug {
+		invariant.Pause()
+	}
 	invariant.Check(old&bit == 0, "arena: object freed twice")
 	a.listIfDetached(s, id)
 }
@@ -242,7 +246,9 @@ func (a *Arena) giveBack(s *span, id spanID, bit uint64) {
 // leave drops a span that the caller owns.
 func (a *Arena) leave(s *span, id spanID) {
 	s.state.Store(stateDetached)
-	invariant.Pause()
+	if invariant.Debug {
+		invariant.Pause()
+	}
 	if s.word.Load() != 0 {
 		a.listIfDetached(s, id)
 	}

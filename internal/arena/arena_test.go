@@ -88,6 +88,17 @@ func TestMaxBytes(t *testing.T) {
 	require.NotZero(t, a.Alloc(100), "pages of one class serve another without Trim")
 }
 
+func TestIdleStripesDoNotKeepMemory(t *testing.T) {
+	a := New(Options{MaxBytes: chunkBytes})
+	defer a.Close()
+	for n := 16; n <= maxClassBytes; n += 16 { // one span of each class, or no memory
+		if r := a.Alloc(n); r != 0 {
+			a.Free(r)
+		}
+	}
+	require.NotZero(t, a.Alloc(chunkBytes/2), "the pages of all spans are free")
+}
+
 func TestFreeTwicePanics(t *testing.T) {
 	a := New(Options{})
 	defer a.Close()
@@ -104,9 +115,13 @@ func TestWriteAfterFreeIsNoticed(t *testing.T) {
 	}
 	a := New(Options{})
 	defer a.Close()
-	r := a.Alloc(100)
+	var r Ref
+	for range 10 { // the others keep the span
+		r = a.Alloc(100)
+	}
 	a.Free(r)
 	a.Bytes(r, 50, 1)[0] = 1
+	a.Trim() // whichever stripe is asked next, it gets the same span
 	require.Panics(t, func() {
 		for range maxSpanObjects {
 			a.Alloc(100)
@@ -169,7 +184,7 @@ func TestRunsOfPages(t *testing.T) {
 
 // An oracle knows which 16-byte units of memory belong to a live object (A1).
 type oracle struct {
-	units [1 << 22]atomic.Uint32 // by Ref/16; enough for 64 MiB of addresses
+	units [1 << 24]atomic.Uint32 // by Ref/16; enough for 256 MiB of addresses
 }
 
 func (o *oracle) claim(t *testing.T, r Ref, n int, who uint32) {
@@ -199,7 +214,7 @@ func TestObjectsNeverOverlap(t *testing.T) {
 	o := new(oracle)
 	rounds := 40_000
 	if invariant.Debug {
-		rounds = 6_000
+		rounds = 3_000
 	}
 	type object struct {
 		r    Ref
@@ -280,12 +295,12 @@ func TestSpansChangeClass(t *testing.T) {
 		invariant.SetPausing(true)
 		defer invariant.SetPausing(false)
 	}
-	a := New(Options{MaxBytes: chunkBytes})
+	a := New(Options{MaxBytes: 4 * chunkBytes})
 	defer a.Close()
 	o := new(oracle)
 	rounds := 4000
 	if invariant.Debug {
-		rounds = 1000
+		rounds = 500
 	}
 	sizes := []int{1000, 2000, 4000}
 	var wg sync.WaitGroup

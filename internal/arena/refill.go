@@ -80,7 +80,8 @@ func (a *Arena) takePagesLocked(n int) spanID {
 		}
 	}
 	if a.mapChunksLocked(1) == 0 {
-		return 0
+		a.leaveAllLocked() // the last resort: spans that stripes hold
+		a.scavengeLocked()
 	}
 	return a.findPagesLocked(n)
 }
@@ -118,7 +119,9 @@ func (a *Arena) scavengeLocked() bool {
 		for id := a.partial[c].takeAll(); id != 0; {
 			s := a.span(id)
 			next := spanID(s.next.Load())
-			invariant.Pause()
+			if invariant.Debug {
+				invariant.Pause()
+			}
 			// The CAS takes all objects at once, so no allocator holds or
 			// can get one; then the pages are ours.
 			if s.word.CompareAndSwap(classes[c].full, 0) {
@@ -200,12 +203,8 @@ func (a *Arena) unmap(i int, c *chunk) {
 	a.committed.Add(-int64(n) * chunkBytes)
 }
 
-// Trim gives back to the system what no object lives in, as far as whole chunks
-// are empty. It looks at every span with free objects: meant for idle moments
-// and for a cache that shrank.
-func (a *Arena) Trim() {
-	a.mu.Lock()
-	defer a.mu.Unlock()
+// leaveAllLocked takes the current spans of all stripes away from them.
+func (a *Arena) leaveAllLocked() {
 	for c := range a.stripes {
 		for i := range a.stripes[c] {
 			if id := spanID(a.stripes[c][i].current.Swap(0)); id != 0 {
@@ -213,6 +212,15 @@ func (a *Arena) Trim() {
 			}
 		}
 	}
+}
+
+// Trim gives back to the system what no object lives in, as far as whole chunks
+// are empty. It looks at every span with free objects: meant for idle moments
+// and for a cache that shrank.
+func (a *Arena) Trim() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.leaveAllLocked()
 	a.scavengeLocked()
 	for i := 1; i < a.numChunks; i++ {
 		c := a.chunks[i].Load()

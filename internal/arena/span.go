@@ -66,7 +66,9 @@ func (s *span) take() (index int, ok bool) {
 			return 0, false
 		}
 		bit := w & -w
-		invariant.Pause()
+		if invariant.Debug {
+			invariant.Pause()
+		}
 		if s.word.CompareAndSwap(w, w^bit) {
 			return trailingZeros(bit), true
 		}
@@ -106,7 +108,9 @@ func (l *spanList) pop(a *Arena) spanID {
 			return 0
 		}
 		next := spanID(a.span(id).next.Load())
-		invariant.Pause()
+		if invariant.Debug {
+			invariant.Pause()
+		}
 		if l.head.CompareAndSwap(h, nextHead(h, next)) {
 			return id
 		}

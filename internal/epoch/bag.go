@@ -30,7 +30,9 @@ func (d *Domain) push(s *stripe, bag *atomic.Pointer[bagChunk], item uint64) {
 		c := bag.Load()
 		if c != nil {
 			if i := c.used.Add(1) - 1; i < itemsPerChunk {
-				invariant.Pause()
+				if invariant.Debug {
+					invariant.Pause()
+				}
 				c.items[i] = item
 				return
 			}
@@ -39,7 +41,9 @@ func (d *Domain) push(s *stripe, bag *atomic.Pointer[bagChunk], item uint64) {
 		fresh.items[0] = item
 		fresh.used.Store(1)
 		fresh.next.Store(c)
-		invariant.Pause()
+		if invariant.Debug {
+			invariant.Pause()
+		}
 		if bag.CompareAndSwap(c, fresh) {
 			return
 		}

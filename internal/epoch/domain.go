@@ -10,8 +10,9 @@ import (
 )
 
 const (
-	numStripes = 32 // a power of two
-	numBags    = 4  // epochs x-1, x, x+1 are in use; 4 makes the index a mask
+	stripeBits = 5
+	numStripes = 1 << stripeBits
+	numBags    = 4 // epochs x-1, x, x+1 are in use; 4 makes the index a mask
 
 	// gracePeriods is the number of steps between retiring and reclaiming.
 	gracePeriods = 2
@@ -70,26 +71,18 @@ type Guard struct {
 // Pin returns a guard. Everything that can be reached after Pin returns stays
 // until Unpin.
 func (d *Domain) Pin() Guard {
-	s := &d.stripes[stripeHash()%numStripes]
-	e := d.epoch.Load()
-	invariant.Pause()
-	s.counts[e%numBags].Add(1)
-	if d.epoch.Load() != e {
-		return d.pinAgain(s, e)
-	}
-	return Guard{s, e}
-}
-
-// pinAgain is the rest of a Pin that met a step. It stands apart so that Pin is
-// inlined.
-func (d *Domain) pinAgain(s *stripe, e uint64) Guard {
+	s := &d.stripes[stripeHash()]
 	for {
-		s.counts[e%numBags].Add(-1)
-		e = d.epoch.Load()
-		s.counts[e%numBags].Add(1)
+		e := d.epoch.Load()
+		if invariant.Debug {
+			invariant.Pause()
+		}
+		c := &s.counts[e%numBags]
+		c.Add(1)
 		if d.epoch.Load() == e {
 			return Guard{s, e}
 		}
+		c.Add(-1)
 	}
 }
 
@@ -105,7 +98,9 @@ func (g Guard) Unpin() {
 func (d *Domain) Retire(g Guard, item uint64) {
 	s := g.stripe
 	e := d.epoch.Load()
-	invariant.Pause()
+	if invariant.Debug {
+		invariant.Pause()
+	}
 	if invariant.Debug {
 		invariant.Check(s.counts[g.epoch%numBags].Load() > 0, "epoch: Retire without a guard")
 		invariant.Check(e-g.epoch <= 1, "epoch: the epoch passed a guard")
@@ -128,7 +123,9 @@ func (d *Domain) TryAdvance() (advanced bool) {
 	if d.anyGuard(e - 1) {
 		return false
 	}
-	invariant.Pause()
+	if invariant.Debug {
+		invariant.Pause()
+	}
 	d.epoch.Store(e + 1)
 	d.empty(e + 1 - d.grace)
 	return true
@@ -177,9 +174,10 @@ func (d *Domain) Close() {
 	}
 }
 
-// stripeHash returns a number that differs between goroutines that run at the
-// same time, mostly, and costs next to nothing: a hash of the stack's address.
+// stripeHash returns an index of a stripe that differs between goroutines that
+// run at the same time, mostly, and costs next to nothing: a hash of the
+// stack's address.
 func stripeHash() uint64 {
 	var here byte
-	return uint64(uintptr(unsafe.Pointer(&here))>>11) * 0x9e3779b97f4a7c15 >> 40
+	return uint64(uintptr(unsafe.Pointer(&here))>>11) * 0x9e3779b97f4a7c15 >> (64 - stripeBits)
 }

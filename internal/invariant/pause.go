@@ -16,7 +16,8 @@ func SetPausing(on bool) { pausing.Store(on) }
 
 // Pause stands between two instructions of a lock-free algorithm where another
 // goroutine may come in. In debug builds a test can make it wait there; in
-// others it compiles to nothing.
+// others it does nothing. Write it within if Debug where the function around
+// it is to be inlined: even an empty call counts.
 func Pause() {
 	if Debug {
 		pause()
