@@ -160,7 +160,7 @@ func recoverPoint(t *testing.T, p crashPoint) (fs *vfs.Mem, model crashModel, l 
 		require.NoError(t, err, p.where)
 	}
 	var list []delivered
-	_, err = l.Replay(Start{}, collect(&list))
+	_, err = l.Replay(Marks{}, collect(&list))
 	require.NoError(t, err, p.where)
 	byStream := [streams][]delivered{}
 	for _, d := range list {
@@ -213,7 +213,7 @@ func crashOnce(t *testing.T, seed int64) {
 		o := tiny(vfs.NewFault(c.mem, c.inject))
 		l, err := Open(o)
 		require.NoError(t, err)
-		_, err = l.Replay(Start{}, func(Update, Position) error { return nil })
+		_, err = l.Replay(Marks{}, func(Update, Position) error { return nil })
 		require.NoError(t, err)
 		require.NoError(t, l.Start())
 		// The flusher would draw from rnd beside this goroutine.

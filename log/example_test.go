@@ -19,7 +19,7 @@ func Example() {
 		if err != nil {
 			panic(err)
 		}
-		_, err = l.Replay(log.Start{}, func(u log.Update, _ log.Position) error {
+		_, err = l.Replay(log.Marks{}, func(u log.Update, _ log.Position) error {
 			fmt.Printf("replay: %v: %s\n", u, u.Payload)
 			return nil
 		})

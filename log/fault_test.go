@@ -54,7 +54,7 @@ func faultWorkload(t *testing.T, fs vfs.FS) (durable [streams]LSN, written []del
 			require.ErrorIs(t, err, errInjected)
 		}
 	}()
-	if _, err := l.Replay(Start{}, func(Update, Position) error { return nil }); err != nil {
+	if _, err := l.Replay(Marks{}, func(Update, Position) error { return nil }); err != nil {
 		require.ErrorIs(t, err, errInjected)
 		return durable, nil
 	}
@@ -136,7 +136,7 @@ func TestFault(t *testing.T) {
 
 func checkDurable(t *testing.T, l *Log, written []delivered, durable [streams]LSN) {
 	got := map[Position]Update{}
-	for _, d := range replayAll(t, l, Start{}) {
+	for _, d := range replayAll(t, l, Marks{}) {
 		got[d.Position] = d.Update
 	}
 	n := 0

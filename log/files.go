@@ -10,6 +10,7 @@ import (
 	"sync"
 	"sync/atomic"
 
+	"github.com/pulkdb/db/internal/paths"
 	"github.com/pulkdb/db/internal/vfs"
 )
 
@@ -163,6 +164,7 @@ func (l *Log) createSegment(st *stream, s *segment) (*handle, error) {
 		if err := l.fs.Rename(free, name); err != nil {
 			return nil, err
 		}
+		paths.Hit(paths.SegmentReuse)
 		flag = os.O_RDWR
 	}
 	l.kickPreparer()
@@ -180,6 +182,7 @@ func (l *Log) createSegment(st *stream, s *segment) (*handle, error) {
 		stream:       s.stream,
 	}
 	if st.last != nil {
+		paths.Hit(paths.SegmentChange)
 		header.prevBase, header.prevEnd = st.last.base, LSN(st.last.end.Load())
 	}
 	if _, err := file.WriteAt(appendSegmentHeader(nil, header), 0); err != nil {

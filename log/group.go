@@ -79,21 +79,20 @@ func (g *Group) finish(end LSN) {
 	g.end = end
 }
 
-// A Start is where a replay begins in each stream. The zero Start is the first
-// segment.
-type Start [streams]LSN
+// Marks are one LSN per stream.
+type Marks [streams]LSN
 
 // ReplayStart returns where a replay must begin that is to deliver all that is
 // not complete now: in each stream its completed prefix, or the first part of an
 // older group. A group that ends behind the prefix is included, finished or not,
 // so that no replay begins inside one (L7).
-func (l *Log) ReplayStart() Start {
+func (l *Log) ReplayStart() Marks {
 	if !l.started.Load() {
-		return Start(l.recoveredEnd)
+		return Marks(l.recoveredEnd)
 	}
 	l.groupsMu.Lock()
 	defer l.groupsMu.Unlock()
-	var start Start
+	var start Marks
 	for i := range l.streams {
 		st := &l.streams[i]
 		prefix := st.completedPrefix()

@@ -96,3 +96,24 @@ func scanRecords(p []byte, lsn LSN, s *segment, last bool, fn func(Update, Posit
 
 // SegmentBytes is the size of a segment.
 func (l *Log) SegmentBytes() int { return int(l.segmentBytes) }
+
+// DurableMarks returns, per stream, an LSN that Replay must reach, after
+// whatever crash: the end of what is durable. If the newest segment holds nothing
+// yet, its file may not exist, and the mark is the end of the one before.
+func (l *Log) DurableMarks() Marks {
+	var marks Marks
+	for s := range marks {
+		marks[s] = l.Durable(Stream(s))
+		base := l.SegmentOf(marks[s])
+		if marks[s] > base+headerBytes {
+			continue
+		}
+		marks[s] = 0
+		for _, g := range l.table.all() {
+			if g.stream == Stream(s) && g.base < base {
+				marks[s] = max(marks[s], LSN(g.end.Load()))
+			}
+		}
+	}
+	return marks
+}

@@ -20,7 +20,7 @@ type delivered struct {
 	Position Position
 }
 
-func replayAll(t testing.TB, l *Log, from Start) []delivered {
+func replayAll(t testing.TB, l *Log, from Marks) []delivered {
 	t.Helper()
 	var list []delivered
 	_, err := l.Replay(from, collect(&list))
@@ -41,7 +41,7 @@ func open(t testing.TB, o Options) (*Log, []delivered) {
 	t.Helper()
 	l, err := Open(o)
 	require.NoError(t, err)
-	list := replayAll(t, l, Start{})
+	list := replayAll(t, l, Marks{})
 	require.NoError(t, l.Start())
 	return l, list
 }

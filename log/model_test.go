@@ -169,7 +169,7 @@ func TestModel(t *testing.T) {
 		}
 		l, err := Open(tiny(fs))
 		require.NoError(t, err)
-		got := replayAll(t, l, Start{})
+		got := replayAll(t, l, Marks{})
 		require.NoError(t, l.Close())
 		byPosition := func(a, b delivered) int { return int(int64(a.Position.LSN) - int64(b.Position.LSN)) }
 		slices.SortFunc(want, byPosition)
@@ -246,7 +246,7 @@ func TestRecycle(t *testing.T) {
 	// empty log.
 	l, err = Open(tiny(fs))
 	require.NoError(t, err)
-	_, err = l.Replay(Start{}, func(Update, Position) error { return nil })
+	_, err = l.Replay(Marks{}, func(Update, Position) error { return nil })
 	require.ErrorIs(t, err, ErrCorrupt)
 	require.NoError(t, l.Close())
 

@@ -18,7 +18,7 @@ func noReplay(fs vfs.FS) error {
 		return err
 	}
 	defer l.Close()
-	_, err = l.Replay(Start{}, func(Update, Position) error { return nil })
+	_, err = l.Replay(Marks{}, func(Update, Position) error { return nil })
 	return err
 }
 
@@ -116,7 +116,7 @@ func TestMissingSegment(t *testing.T) {
 	require.ErrorIs(t, noReplay(clone), ErrCorrupt)
 	l, err := Open(tiny(clone))
 	require.NoError(t, err)
-	_, err = l.Replay(Start{infos[3].Base}, func(Update, Position) error { return nil })
+	_, err = l.Replay(Marks{infos[3].Base}, func(Update, Position) error { return nil })
 	require.NoError(t, err)
 	// The header of the missing one said where the one before it ends.
 	scanned := 0
@@ -144,7 +144,7 @@ func TestRecycleUnmarked(t *testing.T) {
 		l2, err := Open(tiny(clone))
 		require.NoError(t, err)
 		var list []delivered
-		if _, err = l2.Replay(Start{}, collect(&list)); err == nil {
+		if _, err = l2.Replay(Marks{}, collect(&list)); err == nil {
 			require.NotEmpty(t, list)
 		} else {
 			require.ErrorIs(t, err, ErrCorrupt)
@@ -189,7 +189,7 @@ func TestGroups(t *testing.T) {
 	require.Less(t, l.ReplayStart()[Fresh], before+300, "c is open")
 	require.Greater(t, l.Tail(Fresh), l.Tail(Survivors))
 	c.Abandon()
-	require.Equal(t, Start{l.Tail(Fresh), l.Tail(Survivors)}, l.ReplayStart())
+	require.Equal(t, Marks{l.Tail(Fresh), l.Tail(Survivors)}, l.ReplayStart())
 	require.NoError(t, l.Close())
 	l, list := open(t, tiny(mem))
 	require.Len(t, list, 204)
@@ -263,7 +263,7 @@ func TestOpenErrors(t *testing.T) {
 	require.NoError(t, err)
 	_, err = Open(tiny(mem))
 	require.ErrorIs(t, err, ErrLocked)
-	require.Len(t, replayAll(t, a, Start{}), 1)
+	require.Len(t, replayAll(t, a, Marks{}), 1)
 	u, _, err := a.Read(p, nil)
 	require.NoError(t, err)
 	require.Equal(t, testUpdate(1), u)
@@ -294,7 +294,7 @@ func TestNotStore(t *testing.T) {
 func TestDiscard(t *testing.T) {
 	l, err := Open(Options{Discard: true, SegmentBytes: 4096, BufferBytes: 512})
 	require.NoError(t, err)
-	_, err = l.Replay(Start{}, nil)
+	_, err = l.Replay(Marks{}, nil)
 	require.NoError(t, err)
 	require.NoError(t, l.Start())
 	for i := range 1000 {

@@ -3,6 +3,8 @@ package log
 import (
 	"errors"
 	"fmt"
+
+	"github.com/pulkdb/db/internal/paths"
 )
 
 // A foundSegment is a segment file that was there at Open, with a good header.
@@ -27,7 +29,7 @@ type partRef struct {
 // A replay is one run of Log.Replay.
 type replay struct {
 	log   *Log
-	from  Start
+	from  Marks
 	fn    func(Update, Position) error
 	parts map[LSN][]partRef // by LSN of the first part: parts of groups whose last was not met
 	mark  [streams]LSN      // the highest durable mark met
@@ -37,9 +39,9 @@ type replay struct {
 }
 
 // Replay calls fn with every update of the log at from or behind it, in LSN
-// order, those of a group together where its last part stands. From the zero
-// Start it begins at the first segment. Updates of aborted records and of groups without their
-// last part are left out. It returns where the log ends. Payload is valid
+// order, those of a group together where its last part stands. From zero
+// Marks it begins at the first segment. Updates of aborted records and of groups without their
+// last part are left out. It returns where each stream ends. Payload is valid
 // during the call.
 //
 // The end of a stream is the first record that cannot be read. If any durable
@@ -48,16 +50,16 @@ type replay struct {
 // and what follows in the stream counts no more, now or later (L4).
 //
 // It is called once, before Start. An error of fn ends it and is returned.
-func (l *Log) Replay(from Start, fn func(Update, Position) error) (LSN, error) {
+func (l *Log) Replay(from Marks, fn func(Update, Position) error) (Marks, error) {
 	if l.closed.Load() {
-		return 0, ErrClosed
+		return Marks{}, ErrClosed
 	}
 	if l.replayed || l.started.Load() {
-		return 0, fmt.Errorf("%w: replayed twice", ErrState)
+		return Marks{}, fmt.Errorf("%w: replayed twice", ErrState)
 	}
 	l.replayed = true
 	if l.options.Discard {
-		return 0, nil
+		return Marks{}, nil
 	}
 	for _, lsn := range from {
 		l.raiseNextSegment(l.number(lsn) + 1)
@@ -77,10 +79,10 @@ func (l *Log) Replay(from Start, fn func(Update, Position) error) (LSN, error) {
 	for s := range chains {
 		var err error
 		if chains[s], err = r.chain(Stream(s)); err != nil {
-			return 0, err
+			return Marks{}, err
 		}
-		if len(chains[s]) > 0 && from == (Start{}) && chains[s][0].prevBase != 0 {
-			return 0, r.missing(chains[s][0])
+		if len(chains[s]) > 0 && from == (Marks{}) && chains[s][0].prevBase != 0 {
+			return Marks{}, r.missing(chains[s][0])
 		}
 	}
 	for {
@@ -93,7 +95,7 @@ func (l *Log) Replay(from Start, fn func(Update, Position) error) (LSN, error) {
 		}
 		ended, err := r.segment(chains[s][0], chains[s][1:])
 		if err != nil {
-			return 0, err
+			return Marks{}, err
 		}
 		if ended {
 			for _, f := range chains[s][1:] {
@@ -104,7 +106,7 @@ func (l *Log) Replay(from Start, fn func(Update, Position) error) (LSN, error) {
 		}
 		chains[s] = chains[s][1:]
 	}
-	return max(l.recoveredEnd[Fresh], l.recoveredEnd[Survivors]), nil
+	return Marks(l.recoveredEnd), nil
 }
 
 func (r *replay) drop(f *foundSegment) {
@@ -310,6 +312,7 @@ func (r *replay) tail(f *foundSegment, data []byte, off int, cause error, later 
 		return &CorruptError{File: f.name, Offset: int64(off), LSN: p, Err: cause}
 	}
 	if f.end != 0 || !errors.Is(cause, errKind) {
+		paths.Hit(paths.RecoverTornTail)
 		r.log.options.Logger.Info("log: torn end", "segment", f.name, "offset", off, "stream", f.stream.String(), "cause", cause)
 	}
 	return nil

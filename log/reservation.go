@@ -3,6 +3,8 @@ package log
 import (
 	"encoding/binary"
 	"fmt"
+
+	"github.com/pulkdb/db/internal/paths"
 )
 
 // A Reservation is space in the log for one record. It is filled by Append and
@@ -95,6 +97,7 @@ func (r *Reservation) Complete(stamp uint64) LSN {
 
 // Abort ends the reservation; replay skips the record.
 func (r *Reservation) Abort() {
+	paths.Hit(paths.Abort)
 	kind := recordAborted
 	if r.kind == recordGroupPart {
 		r.group.broken = true

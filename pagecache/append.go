@@ -4,6 +4,7 @@ import (
 	"runtime"
 
 	"github.com/pulkdb/db/internal/epoch"
+	"github.com/pulkdb/db/internal/paths"
 	"github.com/pulkdb/db/log"
 )
 
@@ -34,7 +35,14 @@ type Result struct {
 	LSN     LSN // durable up to here means that the update is; for WaitDurable
 	Deltas  int // on the page now, its own included
 	Size    int // of the page now: see View.Size
+	Reads   int // places of the log that loading the page would read, were it evicted now
 }
+
+// MaxFragment is the largest fragment, in bytes, that fits one record of the log.
+func (c *Cache) MaxFragment() int { return c.log.MaxRecord() - fragmentHeaderMax }
+
+// fragmentHeaderMax is the most that the log adds to a fragment, in bytes.
+const fragmentHeaderMax = 48
 
 // Append puts one delta on the page, if the page still is as v shows; the
 // compare-and-swap of its slot is the linearization point. The delta is copied.
@@ -74,6 +82,7 @@ func (c *Cache) Append(g epoch.Guard, v View, delta []byte, hint uint16) (Result
 	if !slot.CompareAndSwap(v.word, k.ref) {
 		r.Abort()
 		k.drop(c)
+		paths.Hit(paths.PublishLost)
 		c.metrics.conflicts.Add(1)
 		return c.changed(v), nil
 	}
@@ -83,7 +92,7 @@ func (c *Cache) Append(g epoch.Guard, v View, delta []byte, hint uint16) (Result
 	if k.fresh != 0 {
 		c.noteGrowth()
 	}
-	return Result{Outcome: Done, LSN: end, Deltas: int(d.count), Size: int(v.bottom.length + d.bytes)}, nil
+	return Result{Outcome: Done, LSN: end, Deltas: int(d.count), Size: int(v.bottom.length + d.bytes), Reads: int(v.bottom.positions + d.count)}, nil
 }
 
 // changed tells Changed from Gone.

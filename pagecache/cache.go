@@ -32,6 +32,7 @@ type Cache struct {
 	moments    moments
 	pids       pids
 	loads      loads
+	groups     groups
 	evict      evictor
 	checkpoint checkpointer
 	clean      cleaner
@@ -71,9 +72,12 @@ func Open(o Options) (*Cache, error) {
 		k.close()
 		return nil, err
 	}
-	if !o.InMemory && !o.ReadOnly {
-		c.background.Add(3)
+	if !o.InMemory {
+		c.background.Add(1)
 		go c.runEvictor()
+	}
+	if !o.InMemory && !o.ReadOnly {
+		c.background.Add(2)
 		go c.runCleaner()
 		go c.runCheckpointer()
 	}

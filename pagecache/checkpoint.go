@@ -41,7 +41,7 @@ type checkpointer struct {
 
 // snapshotFacts are what reuse of segments needs to know of a snapshot.
 type snapshotFacts struct {
-	replayStart log.Start
+	replayStart log.Marks
 	segments    map[LSN]struct{} // bases of the segments it refers to
 }
 
@@ -113,7 +113,7 @@ func (c *Cache) writeCheckpoint() (err error) {
 	if err = c.log.Sync(); err != nil {
 		return err
 	}
-	h.DurableMark = c.log.Durable(log.Fresh)
+	h.DurableMark = c.log.DurableMarks()
 	if h.Segments, err = c.segmentRefs(facts.segments); err != nil {
 		return err
 	}
@@ -155,10 +155,14 @@ func (c *Cache) collectSlots(w *snapshot.Writer, segments map[LSN]struct{}) (las
 
 // describeSlot fills in s. It reports false for a PID that was never used.
 func (c *Cache) describeSlot(pid PID, s *snapshot.Slot) bool {
+	slot := c.table.slot(pid)
+	if slot == nil {
+		return false // handed out, and the table does not reach that far yet
+	}
 	for {
 		g := c.Pin()
-		word := c.table.slot(pid).Load()
-		if word&slotWriter == 0 {
+		word := slot.Load()
+		if word&slotWriter == 0 || c.isFree(word) {
 			ok := c.describeWord(pid, word, s)
 			g.Unpin()
 			return ok
@@ -166,6 +170,12 @@ func (c *Cache) describeSlot(pid PID, s *snapshot.Slot) bool {
 		g.Unpin()
 		runtime.Gosched()
 	}
+}
+
+// isFree reports whether the slot's PID is free: one with the writer bit has been
+// handed out, and nothing of it is installed.
+func (c *Cache) isFree(word uint64) bool {
+	return word&slotRefMask == 0 || c.headerAt(word).kind == nodeFree
 }
 
 func (c *Cache) describeWord(pid PID, word uint64, s *snapshot.Slot) bool {

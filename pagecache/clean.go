@@ -346,6 +346,7 @@ func (c *Cache) tryMoveEvicted(pid PID) (bool, error) {
 		c.arena.Free(ref)
 		return false, err
 	}
+	f.recovery = c.recoveryOf(pid, data)
 	done, err := c.publishFolded(g, v, f)
 	if !done {
 		c.arena.Free(ref)
@@ -364,7 +365,7 @@ func (c *Cache) isAbsence(s *scratch, v View, a absence) bool {
 func (c *Cache) streamFor(v View) log.Stream {
 	durable := c.log.Durable(log.Fresh)
 	settled := func(p log.Position) bool {
-		return endOf(p) <= durable || c.log.StreamOf(p.LSN) == log.Survivors
+		return c.log.StreamOf(p.LSN) == log.Survivors || c.groups.settled(p, durable)
 	}
 	if d := v.top(); d != nil && !settled(d.position()) {
 		return log.Fresh

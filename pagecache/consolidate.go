@@ -54,6 +54,17 @@ func (c *Cache) Maintain(g epoch.Guard, pid PID) error {
 	return err
 }
 
+// Fold consolidates the page in memory, whatever its deltas, if it is resident
+// and nobody owns it: before its owner looks at the size of the base.
+func (c *Cache) Fold(g epoch.Guard, pid PID) error {
+	v, err := c.View(g, pid)
+	if err != nil || !v.Resident() || v.Owned() || v.Deltas() == 0 {
+		return ignoreGone(err)
+	}
+	_, err = c.consolidate(g, v, false)
+	return err
+}
+
 func ignoreGone(err error) error {
 	if err == ErrGone {
 		return nil
@@ -121,6 +132,7 @@ func (c *Cache) fold(g epoch.Guard, v View, toLog bool, stream log.Stream) (bool
 			c.arena.Free(f.ref)
 			return false, err
 		}
+		f.recovery = c.recoveryOf(v.pid, data)
 	}
 	done, err := c.publishFolded(g, v, f)
 	if !done {
@@ -162,6 +174,8 @@ type folded struct {
 	toLog  bool       // it is written to the log, which sets its one position
 	stream log.Stream // where
 	update log.Update // what is written
+
+	recovery *Recovery // that it carries
 }
 
 func (c *Cache) foldedBase(v View, data []byte, toLog bool, m *Merging) folded {
@@ -276,6 +290,9 @@ func (c *Cache) tryPublishFolded(g epoch.Guard, slot *atomic.Uint64, v View, wor
 	}
 	if f.toLog {
 		c.log.Account(p, true)
+		if f.recovery != nil {
+			c.recovery.note(*f.recovery)
+		}
 		r.Complete(f.base.stamp)
 		c.accountView(v, false)
 	}

@@ -1,6 +1,8 @@
 package pagecache
 
 import (
+	"errors"
+	"slices"
 	"sync"
 	"sync/atomic"
 
@@ -17,7 +19,9 @@ import (
 // Evicting a page replaces its chain, by compare-and-swap, with an absent node
 // that has the positions of its fragments. That needs every fragment to be
 // complete in the log: a page with one that is not is passed over. A page whose
-// fragments lie in too many places is first written merged.
+// fragments lie in too many places is first written merged. One that is updated
+// and never read is not there to be merged; the evictor's goroutine reads and
+// rewrites it when its places have become very many.
 type evictor struct {
 	// Atomic.
 	hand   atomic.Uint64
@@ -25,6 +29,8 @@ type evictor struct {
 
 	wake chan struct{}
 	mu   sync.Mutex // one sweep at a time; only sweepers take it
+
+	crowded []PID // Guarded by mu. To be read and rewritten.
 }
 
 const (
@@ -61,6 +67,7 @@ func (c *Cache) runEvictor() {
 		case <-c.evict.wake:
 			c.evict.wanted.Store(false)
 			c.sweepUntil(c.percentOfBudget(evictStopPercent))
+			c.rewriteCrowded()
 		}
 	}
 }
@@ -88,10 +95,55 @@ func (c *Cache) sweepUntil(target int64) {
 	}
 }
 
+const crowdedMax = 256 // PIDs remembered; what is left out comes up again
+
+func (c *Cache) noteCrowded(pid PID) {
+	if len(c.evict.crowded) < crowdedMax {
+		c.evict.crowded = append(c.evict.crowded, pid)
+	}
+}
+
+// rewriteCrowded writes merged what cannot be evicted, or was evicted with too
+// many positions, because it is not in memory as a whole.
+func (c *Cache) rewriteCrowded() {
+	c.evict.mu.Lock()
+	pids := slices.Clone(c.evict.crowded)
+	c.evict.crowded = c.evict.crowded[:0]
+	c.evict.mu.Unlock()
+	for _, pid := range pids {
+		if !c.writable() || c.log.Throttle() != nil || c.stopping() {
+			return
+		}
+		c.tryUncrowd(pid)
+	}
+}
+
+func (c *Cache) stopping() bool {
+	select {
+	case <-c.stop:
+		return true
+	default:
+		return false
+	}
+}
+
+// tryUncrowd writes an absent page merged. A failure is met again by who reads
+// the page.
+//
+// REQUIRES: the caller holds no guard.
+func (c *Cache) tryUncrowd(pid PID) {
+	if _, err := c.tryMoveEvicted(pid); ignoreGone(err) != nil && !errors.Is(err, ErrClosed) {
+		c.options.Logger.Warn("pagecache: rewriting a page with many updates failed", "pid", uint64(pid), "error", err)
+	}
+}
+
 // sweep looks at the next few slots.
 func (c *Cache) sweep(evenKept bool) {
 	g := c.Pin()
 	defer g.Unpin()
+	if c.closed.Load() {
+		return // page memory is gone
+	}
 	last := uint64(c.pids.max())
 	for range sweepPages {
 		pid := c.evict.hand.Add(1)
@@ -135,15 +187,21 @@ func (c *Cache) bottomOf(word uint64) *bottomNode {
 }
 
 // evictPage replaces v's chain with its positions. It reports whether it did.
+//
+// REQUIRES: the caller holds evict.mu.
 func (c *Cache) evictPage(g epoch.Guard, v View) bool {
 	if !c.completeInLog(v) {
 		return false
 	}
 	deltas := v.Deltas()
 	n := int(v.bottom.positions) + deltas
-	if v.Resident() && (n > c.options.LoadReads || c.needsStamps(v)) {
+	switch needed := c.needsStamps(v); {
+	case v.Resident() && (needed || n > c.options.LoadReads && c.writable()):
 		// It is evictable when the merged page is complete in the log.
 		_, _ = c.consolidate(g, v, true)
+		return false
+	case needed:
+		c.noteCrowded(v.pid) // the same, but first it has to be read
 		return false
 	}
 	ref, b := c.newBottom(nodeAbsent, v.head.version, v.newestStamp(), n, nil)
@@ -161,7 +219,13 @@ func (c *Cache) evictPage(g epoch.Guard, v View) bool {
 		return false
 	}
 	c.retireChain(g, v.word)
+	if n > rewritePositionsMax {
+		c.noteCrowded(v.pid)
+	}
 	paths.Hit(paths.Evict)
+	if deltas > 0 {
+		paths.Hit(paths.EvictWithDeltas)
+	}
 	c.metrics.evictions.Add(1)
 	return true
 }
@@ -176,6 +240,10 @@ func (c *Cache) completeInLog(v View) bool {
 	n := int(v.bottom.positions)
 	return n == 0 || c.log.Completed(v.bottom.position(0)) && c.log.Completed(v.bottom.position(n-1))
 }
+
+// writable reports whether the log takes records: not one that is read-only or
+// has failed, with which reads go on and memory stays within its budget.
+func (c *Cache) writable() bool { return !c.options.ReadOnly && c.log.Err() == nil }
 
 func endOf(p log.Position) LSN { return p.LSN + LSN(p.Size) }
 

@@ -3,6 +3,7 @@ package pagecache
 import (
 	"encoding/binary"
 	"fmt"
+	"sync/atomic"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -91,3 +92,9 @@ func (c *Cache) evictAll() {
 		c.evict.mu.Unlock()
 	}
 }
+
+// A switchable turns a fault on.
+type switchable struct{ flag atomic.Bool }
+
+func (s *switchable) set()     { s.flag.Store(true) }
+func (s *switchable) on() bool { return s.flag.Load() }

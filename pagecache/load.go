@@ -75,6 +75,7 @@ func (c *Cache) load(pid PID) error {
 // version are.
 type absence struct {
 	version   uint64
+	stamp     uint64         // newest of the page
 	positions []log.Position // oldest first
 }
 
@@ -86,7 +87,7 @@ func (c *Cache) missing(pid PID) (absence, bool, error) {
 	if err != nil || v.Resident() {
 		return absence{}, true, err
 	}
-	return absence{v.bottom.version, v.bottom.appendPositions(nil)}, false, nil
+	return absence{v.bottom.version, v.bottom.stamp, v.bottom.appendPositions(nil)}, false, nil
 }
 
 func (c *Cache) stillMissing(pid PID, a absence) bool {
@@ -110,7 +111,25 @@ func (c *Cache) readFragments(pid PID, a absence) ([]Fragment, error) {
 	wg.Wait()
 	c.metrics.reads.Add(uint64(n))
 	c.metrics.loads.Add(1)
+	paths.Hit(paths.Load)
+	if n > 1 {
+		paths.Hit(paths.LoadInParallel)
+	}
+	fillStamps(fragments[1:], a.stamp)
 	return fragments, errors.Join(errs...)
+}
+
+// fillStamps stamps the deltas that were read without one, since they stand in
+// early parts of groups. When their page was evicted no read snapshot could miss
+// them (see needsStamps), so any stamp that keeps the order of the chain serves:
+// that of the next newer delta, or the newest of the page.
+func fillStamps(deltas []Fragment, newest uint64) {
+	for i := len(deltas) - 1; i >= 0; i-- {
+		if deltas[i].Stamp == 0 {
+			deltas[i].Stamp = newest
+		}
+		newest = deltas[i].Stamp
+	}
 }
 
 // readFragment reads one and checks that it is what the page needs there.

@@ -106,3 +106,13 @@ func (s *moments) any() bool {
 	}
 	return false
 }
+
+// Reopen registers another moment at the same stamp, while m is open.
+func (m Moment) Reopen() Moment {
+	entry := m.set.register()
+	// It may say momentOpening for an instant, and then what m says: nobody drops
+	// what it needs.
+	entry.Store(m.stamp)
+	m.set.open.Add(1)
+	return Moment{entry: entry, set: m.set, stamp: m.stamp}
+}

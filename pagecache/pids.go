@@ -3,6 +3,7 @@ package pagecache
 import (
 	"fmt"
 	"sync"
+	"sync/atomic"
 
 	"github.com/pulkdb/db/internal/arena"
 	"github.com/pulkdb/db/internal/paths"
@@ -12,8 +13,11 @@ import (
 // pids hands out page identifiers. A freed one goes through
 //
 //	in use -> retired    its page is freed; guards may still see the page
-//	       -> waiting    no such guard remains; in queue
-//	       -> in use     handed out, once the record that freed it is durable
+//	       -> waiting    no such guard remains; in queue. The cleaner may write
+//	                     the record that freed it anew, and change its slot
+//	       -> handed out the record that freed it is durable; its slot has the
+//	                     writer bit and belongs to the Update that took it
+//	       -> in use     or waiting again, if that Update does not happen
 //
 // so neither a reader nor a crash can take the new page for the old one (P5).
 type pids struct {
@@ -35,6 +39,18 @@ func (c *Cache) reclaim(item uint64) {
 		return
 	}
 	c.arena.Free(arena.Ref(item))
+}
+
+// own sets the writer bit of a PID that was handed out, and returns the word of
+// its slot without it.
+func (t *table) own(pid PID) (slot *atomic.Uint64, before uint64) {
+	slot = t.reach(pid)
+	for {
+		before = slot.Load()
+		if slot.CompareAndSwap(before, before|slotWriter) {
+			return slot, before
+		}
+	}
 }
 
 // take hands out a PID.
@@ -61,7 +77,7 @@ func (p *pids) durablyFree(c *Cache, pid PID) bool {
 	if word == 0 {
 		return true
 	}
-	return endOf(c.freeAt(word).position()) <= c.log.Durable(log.Fresh)
+	return c.groups.settled(c.freeAt(word).position(), c.log.Durable(log.Fresh))
 }
 
 // max is the largest PID handed out so far.

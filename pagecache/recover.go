@@ -36,6 +36,7 @@ type replay struct {
 	last    PID
 	clock   uint64
 	updates uint64
+	durable log.Marks // as the snapshots state, those that cannot be used too
 }
 
 // recover loads the newest snapshot that can be used and replays the log.
@@ -45,12 +46,16 @@ func (c *Cache) recover() error {
 	if err != nil {
 		return err
 	}
-	var start log.Start
+	var start log.Marks
 	if found {
 		start = h.ReplayStart
 		paths.Hit(paths.RecoverWithSnapshot)
 	}
-	if _, err := c.log.Replay(start, r.apply); err != nil {
+	ends, err := c.log.Replay(start, r.apply)
+	if err != nil {
+		return err
+	}
+	if err := r.checkEnds(ends); err != nil {
 		return err
 	}
 	if !found && r.updates > 0 {
@@ -67,6 +72,17 @@ func (c *Cache) recover() error {
 	return c.accountRecovered()
 }
 
+// checkEnds compares where the log ends with where it was once durable: a log
+// that lost its newest segments reads like one that ended earlier.
+func (r *replay) checkEnds(ends log.Marks) error {
+	for s := range ends {
+		if ends[s] < r.durable[s] {
+			return r.c.log.Corrupt(log.Position{LSN: ends[s]}, fmt.Errorf("the %v stream ends here and was durable up to %v", log.Stream(s), r.durable[s]))
+		}
+	}
+	return nil
+}
+
 func (r *replay) loadSnapshot() (snapshot.Header, bool, error) {
 	c := r.c
 	have := make(map[snapshot.SegmentRef]bool)
@@ -74,6 +90,9 @@ func (r *replay) loadSnapshot() (snapshot.Header, bool, error) {
 		have[snapshot.SegmentRef{Base: s.Base, Incarnation: s.Incarnation}] = true
 	}
 	accept := func(h snapshot.Header) error {
+		for s := range r.durable {
+			r.durable[s] = max(r.durable[s], h.DurableMark[s])
+		}
 		for _, s := range h.Segments {
 			if !have[s] {
 				return fmt.Errorf("segment %v of incarnation %d is missing: %w", s.Base, s.Incarnation, snapshot.ErrRefused)
@@ -92,8 +111,12 @@ func (r *replay) loadSnapshot() (snapshot.Header, bool, error) {
 		return nil
 	}
 	h, found, err := snapshot.Load(c.options.FS, c.options.Dir, c.log.StoreID(), c.options.Logger, accept, slot)
-	if err != nil || !found {
+	if err != nil {
 		return h, found, err
+	}
+	if !found {
+		c.forgetTable() // of a snapshot that proved unreadable half-way
+		return h, false, nil
 	}
 	facts := snapshotFacts{replayStart: h.ReplayStart, segments: make(map[LSN]struct{})}
 	for _, s := range h.Segments {

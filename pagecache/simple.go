@@ -21,11 +21,11 @@ func (c *Cache) Allocate(base []byte) (PID, Key, error) {
 		u.Discard()
 		return 0, Key{}, err
 	}
+	key := Key{u.FreshVersion(pid)}
 	if _, err := u.Commit(); err != nil {
 		return 0, Key{}, err
 	}
-	key, err := c.keyOf(pid)
-	return pid, key, err
+	return pid, key, nil
 }
 
 // Get returns the page, merged, and the Key to change it with. The slice is the
@@ -94,13 +94,24 @@ func (c *Cache) Set(pid PID, key Key, base []byte) (Key, error) {
 // Merge adds a delta to the page, if it still is as key saw it. It returns the
 // new Key. Errors: as Set.
 func (c *Cache) Merge(pid PID, key Key, delta []byte) (Key, error) {
-	return c.change(pid, key, func(g epoch.Guard, v View) (Result, error) {
+	crowded := false
+	next, err := c.change(pid, key, func(g epoch.Guard, v View) (Result, error) {
 		r, err := c.Append(g, v, delta, 0)
-		if err == nil && r.Outcome == Done && r.Deltas >= c.options.MergeDeltas {
-			err = c.Maintain(g, pid)
+		switch {
+		case err != nil || r.Outcome != Done:
+		case !v.Resident():
+			crowded = int(v.bottom.positions)+r.Deltas > rewritePositionsMax
+		case r.Deltas >= c.options.MergeDeltas:
+			// The delta is added. That the page could not be folded is for
+			// those to hear who read it.
+			_ = c.Maintain(g, pid)
 		}
 		return r, err
 	})
+	if crowded && err == nil {
+		c.tryUncrowd(pid)
+	}
+	return next, err
 }
 
 // Free frees the page, if it still is as key saw it. Its PID is reused later,

@@ -129,6 +129,9 @@ func (u *Update) add(t target) int {
 // Allocate adds a fresh page with the given base. Nobody else sees it before
 // Commit has succeeded; if it does not, the PID is free again.
 func (u *Update) Allocate(base []byte) (PID, error) {
+	if u.c.closed.Load() {
+		return 0, ErrClosed
+	}
 	if u.c.options.ReadOnly {
 		return 0, ErrReadOnly
 	}
@@ -136,8 +139,8 @@ func (u *Update) Allocate(base []byte) (PID, error) {
 	if err != nil {
 		return 0, err
 	}
-	slot := u.c.table.reach(pid)
-	i := u.add(target{pid: pid, slot: slot, fresh: true, before: slot.Load()})
+	slot, before := u.c.table.own(pid)
+	i := u.add(target{pid: pid, slot: slot, fresh: true, before: before})
 	u.push(i, log.KindAllocate, base, 0)
 	return pid, nil
 }
@@ -199,6 +202,10 @@ func (u *Update) Discard() {
 func (u *Update) Commit() (Result, error) {
 	defer u.finish()
 	decider, err := u.check()
+	if err == nil && decider >= 0 && u.lost(decider) {
+		u.rollback()
+		return u.c.changed(u.targets[decider].view), nil
+	}
 	if err == nil {
 		err = u.prepare()
 	}
@@ -251,6 +258,17 @@ func (u *Update) check() (decider int, err error) {
 		decider = i
 	}
 	return decider, nil
+}
+
+// lost reports whether the deciding page is owned or changed already. Who tries
+// again until an owner is done would else fill the log with aborted records.
+func (u *Update) lost(decider int) bool {
+	t := &u.targets[decider]
+	if t.before&slotWriter != 0 {
+		runtime.Gosched()
+		return true
+	}
+	return t.slot.Load() != t.before
 }
 
 // prepare makes the nodes of all ops.
@@ -362,7 +380,7 @@ func (u *Update) reserve() (log.Reservation, *log.Group, error) {
 	}
 	paths.Hit(paths.GroupRecord)
 	group := u.c.log.NewGroup(log.Fresh)
-	rest := u.ops
+	rest, first := u.ops, LSN(0)
 	for {
 		n, size := u.part(rest)
 		last := n == len(rest)
@@ -372,7 +390,11 @@ func (u *Update) reserve() (log.Reservation, *log.Group, error) {
 			return r, nil, err
 		}
 		u.fill(&r, rest[:n])
+		if first == 0 {
+			first = r.LSN()
+		}
 		if last {
+			u.c.groups.note(first, u.c.log.Tail(log.Fresh), u.c.log.Durable(log.Fresh))
 			return r, group, nil
 		}
 		for _, o := range rest[:n] {
@@ -381,6 +403,7 @@ func (u *Update) reserve() (log.Reservation, *log.Group, error) {
 			}
 		}
 		r.Complete(0)
+		yield(yieldUpdatePart)
 		rest = rest[n:]
 	}
 }
@@ -423,9 +446,15 @@ func (u *Update) publish(decider int) bool {
 	yield(yieldUpdateFresh)
 	if decider >= 0 {
 		t := &u.targets[decider]
-		if t.before&slotWriter != 0 || !t.slot.CompareAndSwap(t.before, t.head) {
+		head := t.head
+		if u.cell != 0 {
+			// Until its deltas are ready nobody builds on them (P8).
+			head |= slotWriter
+		}
+		if !t.slot.CompareAndSwap(t.before, head) {
 			return false
 		}
+		t.acquired = u.cell != 0
 	}
 	for i := range u.targets {
 		if t := &u.targets[i]; t.acquired && t.ops > 0 {

@@ -36,10 +36,12 @@ func (c *Cache) Pin() epoch.Guard { return c.epochs.Pin() }
 // View returns the page as it stands, without I/O and without a lock. It returns
 // ErrGone if the PID is not in use and ErrClosed after Close.
 func (c *Cache) View(g epoch.Guard, pid PID) (View, error) {
-	slot := c.table.slot(pid)
+	// Before anything of page memory is touched, the table included: Close waits
+	// for guards that were pinned before it set closed, and for no others.
 	if c.closed.Load() {
 		return View{}, ErrClosed
 	}
+	slot := c.table.slot(pid)
 	if slot == nil {
 		return View{}, ErrGone
 	}

@@ -7,6 +7,7 @@ type yieldPoint uint8
 const (
 	yieldAppendPublish yieldPoint = iota
 	yieldConsolidatePublish
+	yieldUpdatePart
 	yieldUpdateFresh
 	yieldUpdatePublish
 	yieldUpdateReady

@@ -21,7 +21,7 @@ func Example() {
 	_ = w.Add(snapshot.Slot{PID: 1, State: snapshot.Used, Version: 2,
 		Positions: []log.Position{{LSN: 4096, Size: 100}, {LSN: 8192, Size: 30}}})
 	_ = w.Add(snapshot.Slot{PID: 2, State: snapshot.Free, Version: 5})
-	if err := w.Commit(snapshot.Header{ReplayStart: log.Start{12288, 8192}, MaxPID: 2}); err != nil {
+	if err := w.Commit(snapshot.Header{ReplayStart: log.Marks{12288, 8192}, MaxPID: 2}); err != nil {
 		fmt.Println(err)
 		return
 	}

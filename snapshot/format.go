@@ -295,7 +295,8 @@ func (c *slotCoder) decodeSlot(p []byte, s *Slot) (int, error) {
 //	   u  slots         in all of them
 //	   u  replay start, of the Fresh stream
 //	   u  replay start, of the Survivors stream
-//	   u  durable mark
+//	   u  durable mark, of the Fresh stream
+//	   u  durable mark, of the Survivors stream
 //	   u  max PID
 //	   u  clock
 //	   u  recoveries    number of them; per recovery:
@@ -315,7 +316,7 @@ type footer struct {
 func appendFooter(dst []byte, f footer) []byte {
 	h := &f.header
 	for _, v := range []uint64{f.frames, f.slots, uint64(h.ReplayStart[log.Fresh]),
-		uint64(h.ReplayStart[log.Survivors]), uint64(h.DurableMark),
+		uint64(h.ReplayStart[log.Survivors]), uint64(h.DurableMark[log.Fresh]), uint64(h.DurableMark[log.Survivors]),
 		uint64(h.MaxPID), h.Clock, uint64(len(h.Recovery))} {
 		dst = binary.AppendUvarint(dst, v)
 	}
@@ -337,8 +338,8 @@ func decodeFooter(p []byte) (footer, error) {
 	d := decoder{p: p}
 	f := footer{frames: d.uvarint(), slots: d.uvarint()}
 	h := &f.header
-	h.ReplayStart = log.Start{log.LSN(d.uvarint()), log.LSN(d.uvarint())}
-	h.DurableMark = log.LSN(d.uvarint())
+	h.ReplayStart = log.Marks{log.LSN(d.uvarint()), log.LSN(d.uvarint())}
+	h.DurableMark = log.Marks{log.LSN(d.uvarint()), log.LSN(d.uvarint())}
 	h.MaxPID, h.Clock = log.PID(d.uvarint()), d.uvarint()
 	for range d.count(4) {
 		r := Recovery{Tree: d.uvarint(), Generation: d.uvarint(), PID: log.PID(d.uvarint())}

@@ -109,10 +109,10 @@ func TestFooterRoundTrip(t *testing.T) {
 }
 
 func TestHugeCountsAreRefused(t *testing.T) {
-	p := unhex(t, "00 00 00 00 00 00 00 ffffffffffffffff7f")
+	p := unhex(t, "00 00 00 00 00 00 00 00 ffffffffffffffff7f")
 	_, err := decodeFooter(p)
 	require.ErrorIs(t, err, errValue)
-	p = unhex(t, "00 00 00 00 00 00 00 01 01 01 01 ffffffff7f")
+	p = unhex(t, "00 00 00 00 00 00 00 00 01 01 01 01 ffffffff7f")
 	_, err = decodeFooter(p)
 	require.ErrorIs(t, err, errValue)
 }

@@ -9,6 +9,7 @@ import (
 	"os"
 
 	"github.com/klauspost/compress/zstd"
+	"github.com/pulkdb/db/internal/paths"
 	"github.com/pulkdb/db/internal/vfs"
 	"github.com/pulkdb/db/log"
 )
@@ -48,6 +49,7 @@ func Load(
 		case errors.As(err, &fatal) && !errors.Is(err, ErrRefused):
 			return Header{}, false, fatal.err
 		}
+		paths.Hit(paths.SnapshotFallback)
 		if logger != nil {
 			logger.Warn("page-table snapshot cannot be used, trying an older one",
 				"file", info.Name, "error", err)

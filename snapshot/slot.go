@@ -83,8 +83,8 @@ type Identity struct {
 // A Header holds the facts of a snapshot beside its slots.
 type Header struct {
 	Identity
-	ReplayStart log.Start // replay from here brings the slots up to date
-	DurableMark log.LSN   // the log was durable up to here
+	ReplayStart log.Marks // replay from here brings the slots up to date
+	DurableMark log.Marks // the log was durable up to here
 	MaxPID      log.PID   // no PID above it was ever used
 	Clock       uint64    // of stamps
 	Recovery    []Recovery

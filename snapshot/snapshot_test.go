@@ -32,7 +32,7 @@ func newFS(t testing.TB) *vfs.Mem {
 func exampleHeader() Header {
 	return Header{
 		Identity:    Identity{StoreID: testStore, Incarnation: 4, Sequence: 1},
-		ReplayStart: log.Start{1 << 30, 1 << 29}, DurableMark: 1<<30 + 7, MaxPID: 1 << 20, Clock: 99,
+		ReplayStart: log.Marks{1 << 30, 1 << 29}, DurableMark: log.Marks{1<<30 + 7, 1<<29 + 9}, MaxPID: 1 << 20, Clock: 99,
 		Recovery: []Recovery{{Tree: 0, Generation: 3, PID: 1, State: []byte("root")}, {Tree: 7, PID: 2}},
 		Segments: []SegmentRef{{Base: 1 << 26, Incarnation: 3}, {Base: 1 << 27, Incarnation: 4}},
 	}

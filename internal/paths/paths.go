@@ -41,7 +41,6 @@ const (
 	WriterBitFallback
 
 	BatchCommit
-	BatchSplit
 	GroupRecord
 	Abort
 
@@ -80,7 +79,6 @@ var names = [numPaths]string{
 	PublishLost:            "PublishLost",
 	WriterBitFallback:      "WriterBitFallback",
 	BatchCommit:            "BatchCommit",
-	BatchSplit:             "BatchSplit",
 	GroupRecord:            "GroupRecord",
 	Abort:                  "Abort",
 	SegmentChange:          "SegmentChange",

@@ -1,6 +1,7 @@
 package vfs
 
 import (
+	"errors"
 	"io"
 	"os"
 )
@@ -58,8 +59,15 @@ func (osFS) Lock(name string, shared bool) (io.Closer, error) {
 		f.Close()
 		return nil, err
 	}
-	return f, nil
+	return osLock{f}, nil
 }
+
+// An osLock is a held lock.
+type osLock struct{ f *os.File }
+
+// Close gives the lock up, and not only its descriptor: a process that is being
+// started has a copy of that for a moment, which would keep the lock.
+func (l osLock) Close() error { return errors.Join(unlockFile(l.f), l.f.Close()) }
 
 func (f osFile) ReadAt(p []byte, off int64) (int, error)  { return f.f.ReadAt(p, off) }
 func (f osFile) WriteAt(p []byte, off int64) (int, error) { return f.f.WriteAt(p, off) }

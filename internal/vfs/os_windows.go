@@ -25,3 +25,7 @@ func lockFile(f *os.File, shared bool) error {
 	}
 	return nil
 }
+
+func unlockFile(f *os.File) error {
+	return windows.UnlockFileEx(windows.Handle(f.Fd()), 0, 1, 0, new(windows.Overlapped))
+}

@@ -1,0 +1,18 @@
+# One line per target; .ci/run calls the same ones.
+
+GO ?= go
+FUZZTIME ?= 20s
+
+all: lint test race
+
+test: ; $(GO) test -count=1 ./...
+race: ; PULK_REQUIRE_PATHS=1 CGO_ENABLED=1 $(GO) test -race -count=1 -timeout 12m ./...
+crash: ; $(GO) test -count=1 -run 'Kill|Crash|Fault|Damage|Missing|Version' ./...
+fuzz: ; for p in $$($(GO) list ./...); do for f in $$($(GO) test -list '^Fuzz' $$p | grep '^Fuzz'); do $(GO) test -run '^$$' -fuzz "^$$f\$$" -fuzztime $(FUZZTIME) $$p || exit 1; done; done
+lint: ; test -z "$$(gofmt -l .)" || { gofmt -l .; exit 1; }; $(GO) vet ./...
+cross: ; for t in linux/arm64 darwin/arm64 windows/amd64; do echo $$t; GOOS=$${t%/*} GOARCH=$${t#*/} CGO_ENABLED=0 $(GO) vet ./... || exit 1; done
+bench: ; $(GO) test -run '^$$' -bench . -benchtime 2s -timeout 30m .
+million: ; PULK_MILLION=1 $(GO) test -count=1 -v -run '^TestMillion$$' -timeout 30m .
+quickstart: ; d=$$(mktemp -d) && $(GO) run ./examples/quickstart -dir $$d/store && $(GO) run ./examples/quickstart -dir $$d/store; s=$$?; rm -rf $$d; exit $$s
+
+.PHONY: all test race crash fuzz lint cross bench million quickstart

@@ -1,0 +1,228 @@
+package db
+
+import (
+	"fmt"
+	"sync/atomic"
+
+	"github.com/pulkdb/db/tree"
+)
+
+// Limits of what a store accepts.
+const (
+	MaxKeyBytes   = 64 << 10 // longest key
+	MaxValueBytes = 1 << 30  // longest value
+)
+
+// A DB is an open store. Its methods may be called from many goroutines at
+// once. After Close each of them fails with ErrClosed.
+type DB struct {
+	// Immutable after Open.
+	dir      string
+	tree     *tree.Tree
+	readOnly bool
+
+	// Atomic.
+	closed   atomic.Bool
+	recorder recorder
+}
+
+// Open opens the store in directory dir, which it creates if there is none.
+// Nil options stand for the zero Options, and every zero field for its default.
+//
+// Open recovers what the last process left behind, also after a crash. It
+// fails with ErrLocked while another process, or another DB of this one, has
+// the store open; with ErrNotStore when dir is something else than a directory
+// that is empty or holds a store; with ErrVersion when the files were written
+// in a format that this version does not know; and with a *CorruptError when
+// bytes that were durable have changed. It deletes nothing in these cases.
+func Open(dir string, opts *Options) (*DB, error) {
+	o := opts.withDefaults()
+	if err := o.validate(); err != nil {
+		return nil, err
+	}
+	if !o.InMemory {
+		if err := checkDir(dir, o.ReadOnly); err != nil {
+			return nil, err
+		}
+	}
+	d := &DB{dir: dir, readOnly: o.ReadOnly}
+	var err error
+	if d.tree, err = tree.Open(o.tree(dir)); err != nil {
+		return nil, fmt.Errorf("db: open %s: %w", dir, d.translate(err))
+	}
+	return d, nil
+}
+
+// Close makes all writes durable, stops what the store runs in the background
+// and releases the directory. It does not wait for open iterators. A second
+// Close returns ErrClosed.
+//
+// An error means that the last writes may not be durable; the store is closed
+// all the same.
+func (d *DB) Close() error {
+	if d.closed.Swap(true) {
+		return ErrClosed
+	}
+	return d.translate(d.tree.Close())
+}
+
+// Get returns the value of key, or ErrNotFound. The caller owns the value.
+func (d *DB) Get(key []byte) ([]byte, error) {
+	value, err := d.GetTo(nil, key)
+	if err == nil && value == nil {
+		value = []byte{}
+	}
+	return value, err
+}
+
+// GetTo appends the value of key to dst and returns the extended slice. If dst
+// has room and the page is in memory, it allocates nothing. With an error, of
+// which ErrNotFound is one, it returns dst as it was.
+func (d *DB) GetTo(dst, key []byte) ([]byte, error) {
+	if err := d.checkRead(key); err != nil {
+		return dst, err
+	}
+	start := d.recorder.start(opGet)
+	value, err := d.tree.GetTo(dst, key)
+	d.recorder.stop(opGet, start)
+	if err != nil {
+		return dst, d.translate(err)
+	}
+	return value, nil
+}
+
+// Has reports whether key is present.
+func (d *DB) Has(key []byte) (bool, error) {
+	if err := d.checkRead(key); err != nil {
+		return false, err
+	}
+	start := d.recorder.start(opGet)
+	found, err := d.tree.Has(key)
+	d.recorder.stop(opGet, start)
+	return found, d.translate(err)
+}
+
+// Set stores value under key, in the place of any value that was there.
+func (d *DB) Set(key, value []byte) error {
+	if err := d.checkWrite(key, value); err != nil {
+		return err
+	}
+	start := d.recorder.start(opSet)
+	err := d.tree.Set(key, value)
+	d.recorder.stop(opSet, start)
+	return d.translate(err)
+}
+
+// Delete removes key. That key is absent is no error.
+func (d *DB) Delete(key []byte) error {
+	if err := d.checkWrite(key, nil); err != nil {
+		return err
+	}
+	start := d.recorder.start(opDelete)
+	err := d.tree.Delete(key)
+	d.recorder.stop(opDelete, start)
+	return d.translate(err)
+}
+
+// CompareAndSwap sets key to new if its value is old, in one step. A nil old
+// means that key must be absent, a nil new that key is to be deleted; an empty
+// slice is the empty value.
+//
+// When it did not swap, current is the value that it found instead: nil if key
+// is absent, never nil otherwise. The caller owns it. When it swapped, current
+// is nil.
+func (d *DB) CompareAndSwap(key, old, new []byte) (swapped bool, current []byte, err error) {
+	if err := d.checkWrite(key, new); err != nil {
+		return false, nil, err
+	}
+	start := d.recorder.start(opCompareAndSwap)
+	swapped, current, err = d.tree.CompareAndSwap(key, old, new)
+	d.recorder.stop(opCompareAndSwap, start)
+	if err != nil {
+		return false, nil, d.translate(err)
+	}
+	return swapped, current, nil
+}
+
+// Scan returns an iterator over the keys in [lo, hi) as they are now. A nil lo
+// is the first key and a nil hi is behind the last one; an empty hi, or a lo
+// that is not below hi, leaves nothing to see and is no error. The iterator
+// stands before its first row. It must be closed.
+func (d *DB) Scan(lo, hi []byte) *Iterator {
+	if d.closed.Load() {
+		return &Iterator{db: d, err: ErrClosed}
+	}
+	start := d.recorder.start(opScan)
+	it := &Iterator{db: d, rows: d.tree.Scan(lo, hi)}
+	d.recorder.stop(opScan, start)
+	return it
+}
+
+// ScanPrefix returns an iterator over the keys that begin with prefix, as Scan
+// does for a range.
+func (d *DB) ScanPrefix(prefix []byte) *Iterator {
+	return d.Scan(prefix, prefixEnd(prefix))
+}
+
+// NewBatch returns an empty Batch of this store.
+func (d *DB) NewBatch() *Batch { return newBatch(d) }
+
+// Sync returns when every write that was acknowledged before is durable. With
+// DurabilitySync that is so anyway. On a read-only store it does nothing.
+func (d *DB) Sync() error {
+	if d.closed.Load() {
+		return ErrClosed
+	}
+	if d.readOnly {
+		return nil
+	}
+	start := d.recorder.start(opSync)
+	err := d.tree.Sync()
+	d.recorder.stop(opSync, start)
+	return d.translate(err)
+}
+
+// prefixEnd returns the least key that is greater than every key beginning
+// with prefix, or nil if there is none.
+func prefixEnd(prefix []byte) []byte {
+	for i := len(prefix) - 1; i >= 0; i-- {
+		if prefix[i] < 0xff {
+			end := append([]byte(nil), prefix[:i+1]...)
+			end[i]++
+			return end
+		}
+	}
+	return nil
+}
+
+// checkRead says why key cannot be looked up, if it cannot.
+func (d *DB) checkRead(key []byte) error {
+	if d.closed.Load() {
+		return ErrClosed
+	}
+	return checkKey(key)
+}
+
+// checkWrite says why key cannot be set to value, if it cannot.
+func (d *DB) checkWrite(key, value []byte) error {
+	if d.closed.Load() {
+		return ErrClosed
+	}
+	if d.readOnly {
+		return ErrReadOnly
+	}
+	if err := checkKey(key); err != nil {
+		return err
+	}
+	if len(value) > MaxValueBytes {
+		return fmt.Errorf("%w: a value of %d bytes, at most %d", ErrTooLarge, len(value), MaxValueBytes)
+	}
+	return nil
+}
+
+func checkKey(key []byte) error {
+	if len(key) > MaxKeyBytes {
+		return fmt.Errorf("%w: a key of %d bytes, at most %d", ErrTooLarge, len(key), MaxKeyBytes)
+	}
+	return nil
+}

@@ -1,0 +1,37 @@
+package db
+
+import (
+	"github.com/pulkdb/db/internal/vfs"
+	"github.com/pulkdb/db/tree"
+)
+
+// Tiny returns a copy of o with pages, segments and buffers so small that
+// every structural path runs often.
+func (o Options) Tiny() *Options {
+	cacheSize := o.CacheSize
+	return o.tuned(func(t *tree.Options) {
+		t.MaxNodeBytes = 512
+		t.ChunkBytes = 1 << 10
+		t.Cache.SegmentBytes = 64 << 10
+		t.Cache.BufferBytes = 16 << 10
+		t.Cache.SnapshotBytes = 128 << 10
+		t.Cache.CacheSize = max(cacheSize, 128<<10)
+	})
+}
+
+// On returns a copy of o whose store is in fsys.
+func (o Options) On(fsys vfs.FS) *Options {
+	return o.tuned(func(t *tree.Options) { t.Cache.FS = fsys })
+}
+
+// tuned returns a copy of o that is tuned once more.
+func (o Options) tuned(more func(*tree.Options)) *Options {
+	before := o.tune
+	o.tune = func(t *tree.Options) {
+		if before != nil {
+			before(t)
+		}
+		more(t)
+	}
+	return &o
+}

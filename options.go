@@ -1,0 +1,199 @@
+package db
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/pulkdb/db/pagecache"
+	"github.com/pulkdb/db/tree"
+)
+
+const (
+	defaultCacheSize    = 256 << 20
+	cacheSizeMin        = 1 << 20
+	defaultSyncInterval = 500 * time.Millisecond
+)
+
+// Options say how a store is opened. The zero value works, and each zero field
+// stands for its default.
+//
+// Options may change from one Open to the next; none of them has to be what it
+// was when the store was made. What a reader of the files must know, as the
+// compression of each page, the files state themselves, with a format version,
+// checksums and the identity of the store, and Open checks it.
+type Options struct {
+	// CacheSize is the memory in bytes for all that grows with the data:
+	// pages and the table of pages. 0 means 256 MiB, and less than 1 MiB is
+	// raised to that. Data beyond it are read from disk when they are needed.
+	// It is taken as data come, not at once. Write buffers come on top, a few
+	// MiB whatever the size of the data.
+	CacheSize int64
+
+	// Durability says when a write is acknowledged. The zero value is
+	// DurabilitySync.
+	Durability Durability
+
+	// SyncInterval is the time between two syncs under DurabilityPeriodic,
+	// and so about the most that a crash can take. 0 means 500 ms. The other
+	// modes ignore it.
+	SyncInterval time.Duration
+
+	// Compression of pages and snapshots of the page table on disk. The zero
+	// value is CompressionNone. A change holds for what is written from then
+	// on; both kinds can be read at any time.
+	Compression Compression
+
+	// ReadOnly opens an existing store without changing any of its files.
+	// Writes fail with ErrReadOnly. Several processes may read one store, but
+	// none while another writes to it: Open fails with ErrLocked then.
+	ReadOnly bool
+
+	// InMemory keeps everything in memory and nothing on disk: the directory
+	// given to Open is not touched, and Close ends the data. CacheSize does
+	// not limit the data then.
+	InMemory bool
+
+	// Logger receives what the store has to report, such as a damaged file
+	// that it could do without. nil means slog.Default, warnings and errors
+	// only.
+	Logger *slog.Logger
+
+	// tune, if not nil, may change what package tree is given. Tests make
+	// sizes small with it, so that every path runs often.
+	tune func(*tree.Options)
+}
+
+// A Durability says when a write is acknowledged.
+type Durability uint8
+
+const (
+	// DurabilitySync acknowledges a write when it is on disk. Writers that
+	// wait at the same time share one sync.
+	DurabilitySync Durability = 0
+
+	// DurabilityPeriodic acknowledges a write when it is in memory, and syncs
+	// every SyncInterval.
+	DurabilityPeriodic Durability = 1
+
+	// DurabilityNone acknowledges a write when it is in memory. Only DB.Sync
+	// and DB.Close make sure that it is on disk.
+	DurabilityNone Durability = 2
+)
+
+// String gives the name of d, as "sync".
+func (d Durability) String() string {
+	switch d {
+	case DurabilitySync:
+		return "sync"
+	case DurabilityPeriodic:
+		return "periodic"
+	case DurabilityNone:
+		return "none"
+	}
+	return fmt.Sprintf("Durability(%d)", uint8(d))
+}
+
+// A Compression names how pages are compressed on disk.
+type Compression uint8
+
+const (
+	// CompressionNone stores pages as they are: the least work per page read.
+	CompressionNone Compression = 0
+
+	// CompressionZstd compresses pages with Zstandard: less space and fewer
+	// bytes written, for more work per page read and written.
+	CompressionZstd Compression = 1
+)
+
+// String gives the name of c, as "zstd".
+func (c Compression) String() string {
+	switch c {
+	case CompressionNone:
+		return "none"
+	case CompressionZstd:
+		return "zstd"
+	}
+	return fmt.Sprintf("Compression(%d)", uint8(c))
+}
+
+// withDefaults returns a copy of o, which may be nil, with a value in every
+// field.
+func (o *Options) withDefaults() Options {
+	var c Options
+	if o != nil {
+		c = *o
+	}
+	if c.CacheSize == 0 {
+		c.CacheSize = defaultCacheSize
+	}
+	if c.SyncInterval == 0 {
+		c.SyncInterval = defaultSyncInterval
+	}
+	if c.Logger == nil {
+		c.Logger = slog.New(warnings{slog.Default().Handler()})
+	}
+	return c
+}
+
+// validate names the field that makes no sense, if there is one.
+func (o *Options) validate() error {
+	invalid := func(field string, value any) error {
+		return fmt.Errorf("%w: %s: %v", ErrInvalidOptions, field, value)
+	}
+	switch {
+	case o.CacheSize < 0:
+		return invalid("CacheSize", o.CacheSize)
+	case o.Durability > DurabilityNone:
+		return invalid("Durability", o.Durability)
+	case o.SyncInterval < 0:
+		return invalid("SyncInterval", o.SyncInterval)
+	case o.Compression > CompressionZstd:
+		return invalid("Compression", o.Compression)
+	case o.ReadOnly && o.InMemory:
+		return invalid("ReadOnly", "true, and InMemory too: such a store stays empty")
+	}
+	return nil
+}
+
+// tree returns what o means to package tree.
+func (o *Options) tree(dir string) tree.Options {
+	t := tree.Options{Cache: pagecache.Options{
+		Dir:       dir,
+		CacheSize: max(o.CacheSize, cacheSizeMin),
+		Compress:  o.Compression == CompressionZstd,
+		InMemory:  o.InMemory,
+		ReadOnly:  o.ReadOnly,
+		Logger:    o.Logger,
+	}}
+	switch o.Durability {
+	case DurabilitySync:
+		t.Durability = tree.Sync
+		t.Cache.Preallocate = true // a sync of every write gains by it, others pay
+	case DurabilityPeriodic:
+		t.Durability = tree.Periodic
+		t.Cache.FlushInterval = o.SyncInterval
+	case DurabilityNone:
+		t.Durability = tree.None
+	}
+	if o.tune != nil {
+		o.tune(&t)
+	}
+	return t
+}
+
+// warnings passes on what a handler is given at slog.LevelWarn and above.
+type warnings struct{ slog.Handler }
+
+func (w warnings) Enabled(ctx context.Context, level slog.Level) bool {
+	return level >= slog.LevelWarn && w.Handler.Enabled(ctx, level)
+}
+
+func (w warnings) WithAttrs(attrs []slog.Attr) slog.Handler {
+	return warnings{w.Handler.WithAttrs(attrs)}
+}
+
+func (w warnings) WithGroup(name string) slog.Handler {
+	return warnings{w.Handler.WithGroup(name)}
+}

@@ -1,0 +1,63 @@
+package pagecache
+
+import (
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/pulkdb/db/internal/invariant"
+	"github.com/pulkdb/db/internal/paths"
+	"github.com/pulkdb/db/internal/vfs"
+)
+
+// TestWriterBitEndsTheRace appends a delta whenever a consolidation is about to
+// publish: it loses each time, takes the writer bit, and folds the page all the
+// same. What was appended meanwhile is on top, once.
+func TestWriterBitEndsTheRace(t *testing.T) {
+	c := mustOpen(t, tiny(vfs.NewMem(), stringPages{}))
+	defer c.Close()
+	pid, key, err := c.Allocate([]byte("base"))
+	require.NoError(t, err)
+	for range 3 {
+		key, err = c.Merge(pid, key, []byte("."))
+		require.NoError(t, err)
+	}
+	before := paths.Counts()["WriterBitFallback"]
+	lost := 0
+	yieldHook = func(p yieldPoint) {
+		if p != yieldConsolidatePublish {
+			return
+		}
+		g := c.Pin()
+		defer g.Unpin()
+		v, err := c.View(g, pid)
+		if err != nil || v.Owned() {
+			return
+		}
+		if r, err := c.Append(g, v, []byte("+"), 0); err == nil && r.Outcome == Done {
+			lost++
+		}
+	}
+	defer func() { yieldHook = nil }()
+	g := c.Pin()
+	v, err := c.View(g, pid)
+	require.NoError(t, err)
+	done, err := c.consolidate(g, v, true)
+	g.Unpin()
+	yieldHook = nil
+	require.NoError(t, err)
+	require.True(t, done)
+	require.Equal(t, consolidateTriesMax, lost)
+	if invariant.Debug {
+		require.Equal(t, before+1, paths.Counts()["WriterBitFallback"])
+	}
+	page, _, err := c.Get(pid)
+	require.NoError(t, err)
+	require.Equal(t, "base...+++", string(page))
+	g = c.Pin()
+	v, err = c.View(g, pid)
+	require.NoError(t, err)
+	require.Equal(t, lost, v.Deltas())
+	require.False(t, v.Owned())
+	g.Unpin()
+}

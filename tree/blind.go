@@ -1,0 +1,65 @@
+package tree
+
+import (
+	"github.com/pulkdb/db/internal/epoch"
+	"github.com/pulkdb/db/internal/paths"
+	"github.com/pulkdb/db/pagecache"
+)
+
+// A blind update puts a delta on a leaf that is not in memory, whose fences are
+// therefore unknown. That it is the right leaf follows from its parent:
+//
+//	1  view the parent; nobody owns it; its child for the key is the leaf
+//	2  view the leaf; it is absent
+//	3  view the parent again; nobody owns it, and it has not changed
+//	4  append to the leaf as viewed in 2: the compare-and-swap decides
+//
+// A split of the leaf posts its separators in the record of the split, and holds
+// the parent's writer bit from before the leaf's publication until after the
+// parent's (T2). So if the leaf was split before 2, then either the separators were
+// in the parent at 1, or its bit was set or its slot changed by 3. If it is split
+// after 2, the compare-and-swap fails. And a parent that is itself split changes.
+
+// locateToAdd is locate for an addition: if it can be made blindly, p.absent is
+// the leaf and p.view its View.
+func (t *Tree) locateToAdd(from PID, s *seek, a *addition) (epoch.Guard, place, error) {
+	if a.expect.kind != expectAny || halfDoneHook != nil {
+		return t.locate(from, s, 0)
+	}
+	g := t.cache.Pin()
+	p, err := t.descend(g, from, s, 0)
+	if err == nil && (p.absent == 0 || t.routed(g, &p)) {
+		return g, p, nil
+	}
+	g.Unpin()
+	return t.locate(from, s, 0)
+}
+
+// routed reports whether the absent page is known to be the leaf.
+func (t *Tree) routed(g epoch.Guard, p *place) bool {
+	if p.above.PID() == 0 || p.above.Owned() || p.view.Owned() {
+		return false
+	}
+	yield(yieldBlindParent)
+	now, err := t.cache.View(g, p.above.PID())
+	yield(yieldBlindRouted)
+	return err == nil && !now.Owned() && now.Key() == p.above.Key()
+}
+
+// blindReadsMax is how many places of the log an absent leaf's fragments may lie
+// in before it is read and folded: so many reads its next reader waits for, at
+// once.
+const blindReadsMax = 12
+
+// tendBlind follows a blind update.
+func (t *Tree) tendBlind(pid PID, r pagecache.Result) {
+	paths.Hit(paths.BlindUpdate)
+	t.metrics.blind.Add(1)
+	if r.Reads >= blindReadsMax {
+		if err := t.cache.Load(pid); err != nil {
+			t.metrics.tendErrors.Add(1)
+			return
+		}
+		t.tendIfDue(pid)
+	}
+}

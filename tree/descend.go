@@ -1,0 +1,167 @@
+package tree
+
+import (
+	"bytes"
+	"fmt"
+
+	"github.com/pulkdb/db/internal/epoch"
+	"github.com/pulkdb/db/pagecache"
+)
+
+// A seek says which node of a level is wanted: the one with lo <= key < hi; if
+// strict, the one with lo < key <= hi, for what lies before key; if last, the
+// rightmost.
+type seek struct {
+	key    []byte
+	strict bool
+	last   bool
+}
+
+// A place is a node as one View shows it, and how it was reached.
+type place struct {
+	view   pagecache.View
+	node   node // nil if the tree has no such level yet
+	moved  PID  // a node on the way that was left to the right: its split is half done
+	absent PID  // a node on the way that is not in memory: of the rest only above and view are valid
+
+	above pagecache.View // the node of level 1 whose child view shows; zero if it was reached from the left
+}
+
+// beyond reports whether what s wants lies right of n.
+func (s *seek) beyond(n node) bool {
+	switch {
+	case s.last:
+		return !n.isLast()
+	case s.strict:
+		return !n.isLast() && bytes.Compare(s.key, n.hi()) > 0
+	}
+	return n.beyond(s.key)
+}
+
+// child returns the child of the inner node where the descent goes on: that of
+// the greatest fitting separator in the base and in the deltas.
+func (s *seek) child(v pagecache.View, n node) PID {
+	i := n.count() - 1
+	if !s.last {
+		i = n.floor(s.key, s.strict)
+	}
+	pid := n.child(i)
+	if v.Deltas() == 0 {
+		return pid
+	}
+	var best []byte // the separator of pid, if it is a delta's
+	for d := v.Newest(); d.Valid(); d = d.Older() {
+		c, ok := s.childIn(delta(d.Data()))
+		if !ok {
+			continue
+		}
+		if best == nil {
+			if at, equal := n.search(c.key); at <= i || at == i+1 && equal {
+				continue // the base has a greater one, or this one
+			}
+		} else if bytes.Compare(c.key, best) <= 0 {
+			continue
+		}
+		pid, best = childOf(c.value), c.key
+	}
+	return pid
+}
+
+func (s *seek) childIn(d delta) (change, bool) {
+	if _, err := asDelta(d); err != nil || !d.isInner() {
+		return change{}, false
+	}
+	if s.last {
+		return d.at(d.count() - 1)
+	}
+	return d.floor(s.key, s.strict)
+}
+
+// descend walks from page pid, or the root if that is 0, to the node of the
+// level that s wants (T2). It does no I/O: see place.absent.
+func (t *Tree) descend(g epoch.Guard, pid PID, s *seek, level int) (p place, err error) {
+	if pid == 0 {
+		pid = t.root.Load().pid
+	}
+	for {
+		v, err := t.cache.View(g, pid)
+		if err != nil {
+			return p, t.viewError(pid, err)
+		}
+		if !v.Resident() {
+			p.absent, p.view = pid, v
+			return p, nil
+		}
+		n, err := asNode(v.Base())
+		if err != nil {
+			return p, fmt.Errorf("page %d: %w", pid, err)
+		}
+		if s.beyond(n) {
+			if p.moved == 0 {
+				p.moved = pid
+			}
+			pid = n.right()
+			p.above = pagecache.View{}
+			continue
+		}
+		at := n.level()
+		if at <= level {
+			p.view = v
+			if at == level {
+				p.node = n
+			}
+			return p, nil
+		}
+		pid = s.child(v, n)
+		if at == 1 {
+			p.above = v
+		}
+	}
+}
+
+// viewError gives ErrGone its meaning here: a node is never freed while another
+// refers to it (T3).
+func (t *Tree) viewError(pid PID, err error) error {
+	if err == pagecache.ErrGone {
+		return fmt.Errorf("%w: page %d is referred to and free", ErrCorrupt, pid)
+	}
+	return err
+}
+
+// locate descends as often as it takes to load what is missing, and returns the
+// guard under which the place is valid. On error no guard is held.
+func (t *Tree) locate(from PID, s *seek, level int) (epoch.Guard, place, error) {
+	for {
+		g := t.cache.Pin()
+		p, err := t.descend(g, from, s, level)
+		if err == nil && p.absent == 0 {
+			return g, p, nil
+		}
+		g.Unpin()
+		if err != nil {
+			return g, p, err
+		}
+		if err := t.load(p.absent); err != nil {
+			return g, p, err
+		}
+	}
+}
+
+// load brings a node into memory and checks it completely: searches trust what
+// it says of itself. Checksums have found damage before; this finds what was
+// wrong when it was written.
+func (t *Tree) load(pid PID) error {
+	if err := t.cache.Load(pid); err != nil {
+		return err
+	}
+	g := t.cache.Pin()
+	defer g.Unpin()
+	v, err := t.cache.View(g, pid)
+	if err != nil || !v.Resident() {
+		return nil // the next View says what is the matter
+	}
+	if err := node(v.Base()).validate(); err != nil {
+		return fmt.Errorf("page %d: %w", pid, err)
+	}
+	return nil
+}

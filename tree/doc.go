@@ -1,0 +1,66 @@
+// Package tree is a B-link tree of keys and values whose nodes are pages of a
+// package pagecache, and the Materializer that folds them.
+//
+// An update of a key is a delta on its leaf: one compare-and-swap and one small
+// log record, whatever the size of the leaf. Reading walks from the root over
+// nodes whose bytes are the same in memory and in the log; it takes no lock,
+// waits for nobody and allocates nothing. Iterators see one moment. Batches are
+// seen, and survive a crash, whole or not at all.
+//
+// It does not do: range deletions, merge operands, transactions, several trees
+// in one store, and joining nodes that have become empty. The formats have room
+// for these and refuse what they do not know.
+//
+// # Where to begin
+//
+// format.go has the layouts. node.go, search.go and delta.go read them; merge.go
+// folds deltas into a node; build.go writes one. descend.go finds a leaf,
+// read.go, update.go and blind.go are the operations on one key, split.go, cut.go
+// and finish.go how the tree grows, value.go the large values, batch.go and
+// iterator.go what their names say, check.go what must always hold.
+//
+// # Invariants
+//
+//	T1  A node's bytes never change. A page changes by a delta or as a whole, by
+//	    the page cache's compare-and-swap. Every node is as node.validate says.
+//	T2  On every level the nodes' fences tile the key space: a node's high fence is
+//	    its right sibling's low fence. Who looks for a key in a node left of it
+//	    finds it by going right. A parent never names a child whose low fence is not
+//	    the separator. It lacks a child only while the split that makes the child
+//	    holds the parent's writer bit, and never after a crash: a split and its
+//	    separators are one record. Blind updates rest on that (blind.go).
+//	T3  A node's low fence never changes and its high fence never rises: nodes are
+//	    only ever split, and none is freed. So a page that was once on the way to
+//	    a key leads there for ever, by going right.
+//	T4  A version that somebody was shown has a stamp. A merge drops a version only
+//	    if a newer one is seen by every open moment that sees it, and every later
+//	    moment; it drops a stamp only if every open and later moment is at or
+//	    above it. Equal stamps: the later in the chain is the newer.
+//	T5  The root is the page that was written as root with the highest generation.
+//	    Its flag stands in the base that is replaced when the root is split, and
+//	    only there; the same record makes the next root. Tree.root only moves to
+//	    higher generations, and any root it ever named leads everywhere but to
+//	    levels above it.
+//	T6  Writer bits are taken upwards: leaves in key order, then a parent. Who holds
+//	    one waits for nothing but the next: no page is loaded and no user code runs.
+//	T7  An entry with a chunk list and its chunk pages are written in one record.
+//	    The pages are freed in the record that drops the entry's last version, so
+//	    a chunk page that is gone, or at another version, means that the entry has
+//	    been replaced.
+//	T8  A split makes progress: each piece has fewer keys than the node had, and an
+//	    inner piece at least innerChildrenMin children. A leaf of one key is not
+//	    split, whatever its size.
+//
+// # Concurrency
+//
+// All methods of Tree may be called by many goroutines at once; an Iterator
+// belongs to one. Linearization points: a read's is the View of the leaf; a
+// write's the compare-and-swap of the leaf's slot, under the writer bit after a
+// few lost ones; a batch's the moment its commit cell says ready; a Scan's the
+// tick of the clock in OpenMoment. A split changes no key's value: its point is
+// the left page's compare-and-swap.
+//
+// A delete of an absent key and a failed CompareAndSwap write nothing; with
+// Durability Sync they return once all they can have read is durable. Reads may
+// return what is not durable yet.
+package tree

@@ -1,0 +1,353 @@
+package tree
+
+import (
+	"bytes"
+	"fmt"
+
+	"github.com/pulkdb/db/pagecache"
+)
+
+// An Iterator walks over the rows of a range in key order, both ways, as they were
+// at the moment it was made. It is used by one goroutine. It works on a private
+// copy of one leaf and holds no guard, so it may be left standing; what it costs
+// is the versions that its moment keeps. Close it.
+//
+// A new Iterator stands before its first row: Next moves to it, Prev to the last.
+// Off the end Next stays false and Prev moves to the last row; off the start the
+// other way round. A SeekGE that finds nothing stands at the end, a SeekLT at the
+// start. Seeks stay within the bounds.
+type Iterator struct {
+	t      *Tree
+	moment pagecache.Moment
+	lo, hi []byte // bounds; hi is nil if open
+	closed bool
+	err    error
+
+	// The private copy of a leaf: its rows as of the moment. They lie within the
+	// bounds from from to to.
+	leaf     node
+	from, to int
+	prefix   int    // bytes of its keys' common prefix, which key begins with
+	fence    []byte // where to go on, while the copy is replaced
+
+	stand stand
+	i     int   // the row, if stand is onRow
+	row   entry // as in the copy
+	key   []byte
+	value []byte // of a row whose value has pages of its own
+	read  bool   // value is i's
+}
+
+type stand uint8
+
+const (
+	beforeFirst stand = iota // new
+	onRow
+	atStart
+	atEnd
+)
+
+// Scan returns an iterator over the keys in [lo, hi), as of now; nil means open.
+// It is not nil; if the store is closed it says ErrClosed.
+func (t *Tree) Scan(lo, hi []byte) *Iterator {
+	it := &Iterator{t: t, lo: bytes.Clone(lo), hi: bytes.Clone(hi), key: []byte{}}
+	if t.closed.Load() {
+		it.err, it.closed = ErrClosed, true
+		return it
+	}
+	it.moment = t.cache.OpenMoment()
+	return it
+}
+
+// Close gives up the iterator's moment. It returns Err. A second Close is
+// harmless.
+func (it *Iterator) Close() error {
+	if !it.closed {
+		it.closed = true
+		it.moment.Close()
+		it.leaf, it.stand = nil, atEnd
+	}
+	return it.err
+}
+
+// Err returns why a move or Value failed, or nil.
+func (it *Iterator) Err() error { return it.err }
+
+// Valid reports whether the iterator stands on a row.
+func (it *Iterator) Valid() bool { return it.stand == onRow }
+
+// Key returns the row's key, or nil if not Valid. It is valid until the iterator
+// moves.
+func (it *Iterator) Key() []byte {
+	if it.stand != onRow {
+		return nil
+	}
+	return it.key
+}
+
+// Value returns the row's value, or nil if not Valid. It is valid until the
+// iterator moves. A large value is read now; if that fails it is nil, and Err
+// says why.
+func (it *Iterator) Value() []byte {
+	if it.stand != onRow {
+		return nil
+	}
+	if it.row.flags&entryIndirect == 0 {
+		return it.row.value[:len(it.row.value):len(it.row.value)]
+	}
+	if !it.read {
+		value, current, err := it.t.appendChunked(it.value[:0], it.row.value)
+		if err == nil && !current {
+			err = fmt.Errorf("%w: value of %q is gone", ErrCorrupt, it.key)
+		}
+		if err != nil {
+			it.fail(err)
+			return nil
+		}
+		it.value, it.read = value, true
+	}
+	return it.value
+}
+
+// First moves to the first row.
+func (it *Iterator) First() bool { return it.SeekGE(it.lo) }
+
+// Last moves to the last row.
+func (it *Iterator) Last() bool {
+	if it.hi != nil {
+		return it.SeekLT(it.hi)
+	}
+	if !it.usable() || !it.enter(seek{last: true}, 0) {
+		return false
+	}
+	if it.from < it.to {
+		return it.stop(it.to - 1)
+	}
+	return it.backward()
+}
+
+// SeekGE moves to the first row whose key is at least key.
+func (it *Iterator) SeekGE(key []byte) bool {
+	if !it.usable() {
+		return false
+	}
+	if bytes.Compare(key, it.lo) < 0 {
+		key = it.lo
+	}
+	if it.hi != nil && bytes.Compare(key, it.hi) >= 0 {
+		it.stand = atEnd
+		return false
+	}
+	if it.leaf == nil || !it.leaf.contains(key) {
+		it.fence = append(it.fence[:0], key...) // key may be a value in the copy
+		key = it.fence
+		if !it.enter(seek{key: key}, 0) {
+			return false
+		}
+	}
+	if i, _ := it.leaf.search(key); i < it.to {
+		return it.stop(i)
+	}
+	return it.forward()
+}
+
+// SeekLT moves to the last row whose key is below key.
+func (it *Iterator) SeekLT(key []byte) bool {
+	if !it.usable() {
+		return false
+	}
+	if it.hi != nil && bytes.Compare(key, it.hi) > 0 {
+		key = it.hi
+	}
+	if bytes.Compare(key, it.lo) <= 0 {
+		it.stand = atStart
+		return false
+	}
+	it.fence = append(it.fence[:0], key...)
+	key = it.fence
+	if !it.enter(seek{key: key, strict: true}, 0) {
+		return false
+	}
+	if i, _ := it.leaf.search(key); i > it.from {
+		return it.stop(i - 1)
+	}
+	return it.backward()
+}
+
+// Next moves to the next row.
+func (it *Iterator) Next() bool {
+	switch {
+	case !it.usable():
+		return false
+	case it.stand == beforeFirst || it.stand == atStart:
+		return it.First()
+	case it.stand == atEnd:
+		return false
+	case it.i+1 < it.to:
+		return it.stop(it.i + 1)
+	}
+	return it.forward()
+}
+
+// Prev moves to the row before.
+func (it *Iterator) Prev() bool {
+	switch {
+	case !it.usable():
+		return false
+	case it.stand == beforeFirst || it.stand == atEnd:
+		return it.Last()
+	case it.stand == atStart:
+		return false
+	case it.i > it.from:
+		return it.stop(it.i - 1)
+	}
+	return it.backward()
+}
+
+// usable reports whether the iterator can move.
+func (it *Iterator) usable() bool {
+	if it.closed || it.t.closed.Load() {
+		it.fail(ErrClosed)
+		return false
+	}
+	return it.err == nil
+}
+
+// fail ends the iterator's life with the first error.
+func (it *Iterator) fail(err error) {
+	if it.err == nil {
+		it.err = err
+	}
+	it.stand = atEnd
+}
+
+// stop stands on row i of the copy.
+func (it *Iterator) stop(i int) bool {
+	it.stand, it.i, it.read = onRow, i, false
+	it.row = it.leaf.entry(i)
+	// The key's buffer begins with the prefix, see bound.
+	it.key = appendHead(it.key[:it.prefix], it.leaf.head(i), min(it.row.suffixBytes, 8))
+	it.key = append(it.key, it.row.tail...)
+	return true
+}
+
+// forward moves to the first row of the leaves right of the copy. It finds them
+// by key, never by place: the copy's high fence says where (T2).
+func (it *Iterator) forward() bool {
+	for {
+		if it.leaf.isLast() || it.hi != nil && bytes.Compare(it.leaf.hi(), it.hi) >= 0 {
+			it.stand = atEnd
+			return false
+		}
+		it.fence = append(it.fence[:0], it.leaf.hi()...)
+		if !it.enter(seek{key: it.fence}, it.leaf.right()) {
+			return false
+		}
+		if it.from < it.to {
+			return it.stop(it.from)
+		}
+	}
+}
+
+// backward moves to the last row of the leaves left of the copy, the next of
+// which is the one whose high fence is at least the copy's low one.
+func (it *Iterator) backward() bool {
+	for {
+		if bytes.Compare(it.leaf.lo(), it.lo) <= 0 {
+			it.stand = atStart
+			return false
+		}
+		it.fence = append(it.fence[:0], it.leaf.lo()...)
+		if !it.enter(seek{key: it.fence, strict: true}, 0) {
+			return false
+		}
+		if it.from < it.to {
+			return it.stop(it.to - 1)
+		}
+	}
+}
+
+// enter makes the copy that of the leaf that s wants, which hint may be. On false
+// the iterator has failed or there is no leaf at all.
+func (it *Iterator) enter(s seek, hint PID) bool {
+	if it.t.root.Load() == nil {
+		it.stand = atEnd
+		return false
+	}
+	g, p, err := it.t.locate(it.useful(hint, &s), &s, 0)
+	if err == nil {
+		err = it.copyLeaf(&p)
+		g.Unpin()
+		it.t.finish(p.moved)
+	}
+	if err != nil {
+		it.fail(err)
+		return false
+	}
+	it.bound()
+	return true
+}
+
+// useful returns hint if it is a leaf at or left of where s wants to go, else 0.
+func (it *Iterator) useful(hint PID, s *seek) PID {
+	if hint == 0 {
+		return 0
+	}
+	g := it.t.cache.Pin()
+	defer g.Unpin()
+	v, err := it.t.cache.View(g, hint)
+	if err != nil || !v.Resident() {
+		return 0
+	}
+	n, err := asNode(v.Base())
+	if err != nil || !n.isLeaf() || !bytes.Equal(n.lo(), s.key) {
+		return 0
+	}
+	return hint
+}
+
+// copyLeaf makes the private copy. REQUIRES: p's guard is held.
+func (it *Iterator) copyLeaf(p *place) error {
+	buf := it.leaf[:0]
+	if buf == nil {
+		buf = make([]byte, 0, max(len(p.node), it.t.options.MaxNodeBytes)+64)
+	}
+	if p.view.Deltas() == 0 && !p.node.versioned() {
+		it.leaf = append(buf, p.node...)
+		return nil
+	}
+	m := newMerger()
+	defer m.release()
+	moment := it.moment.Stamp()
+	m.begin(p.node, rule{visible: true, at: moment})
+	seq := ^uint32(0) >> 1
+	for d := p.view.Newest(); d.Valid(); d = d.Older() {
+		stamp, visible := d.Stamp()
+		if !visible || stamp > moment {
+			continue
+		}
+		if err := m.add(d.Data(), stamp, seq); err != nil {
+			return err
+		}
+		seq--
+	}
+	out, err := m.finish(buf)
+	if err != nil {
+		return err
+	}
+	it.leaf = out
+	return nil
+}
+
+// bound finds the rows of the copy that lie within the bounds.
+func (it *Iterator) bound() {
+	it.prefix = it.leaf.prefixBytes()
+	it.key = append(it.key[:0], it.leaf.prefix()...)
+	it.from, it.to = 0, it.leaf.count()
+	if len(it.lo) > 0 {
+		it.from, _ = it.leaf.search(it.lo)
+	}
+	if it.hi != nil {
+		it.to, _ = it.leaf.search(it.hi)
+	}
+}

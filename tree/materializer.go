@@ -1,0 +1,55 @@
+package tree
+
+import (
+	"fmt"
+
+	"github.com/pulkdb/db/pagecache"
+)
+
+// materializer is how the page cache folds and recognises the tree's pages.
+type materializer struct{}
+
+// Merge appends the node that the fragments amount to. A chunk page has nothing
+// but a base.
+func (materializer) Merge(dst []byte, in *pagecache.Merging) ([]byte, error) {
+	if !in.Base || len(in.Fragments) == 0 {
+		return nil, fmt.Errorf("%w: merge without a base", ErrCorrupt)
+	}
+	base := in.Fragments[0].Data
+	if len(in.Fragments) == 1 && isChunk(base) {
+		return append(dst, base...), nil
+	}
+	n, err := asNode(base)
+	if err != nil {
+		return nil, err
+	}
+	r := rule{moments: in.Moments, keepAll: in.KeepAll, free: func(list []byte) { freeChunks(in, list) }}
+	m := newMerger()
+	defer m.release()
+	return m.merge(dst, n, in.Fragments[1:], r)
+}
+
+func freeChunks(in *pagecache.Merging, list []byte) {
+	_, r, ok := readChunks(list)
+	for ok {
+		var c chunk
+		if c, ok = r.next(); ok {
+			in.Free(c.pid, c.version)
+		}
+	}
+}
+
+// Recover reports the root: of all pages that were ever written as one, the
+// highest generation wins (T5).
+func (materializer) Recover(base []byte) (pagecache.Recovery, bool) {
+	n, err := asNode(base)
+	if err != nil || !n.isRoot() {
+		return pagecache.Recovery{}, false
+	}
+	return pagecache.Recovery{Tree: uint64(n.tree()), Generation: n.generation()}, true
+}
+
+// Keep asks that inner nodes be evicted last.
+func (materializer) Keep(base []byte) bool { return len(base) > 0 && base[0] == kindInner }
+
+func isChunk(base []byte) bool { return len(base) >= chunkHeaderBytes && base[0] == kindChunk }

@@ -1,0 +1,52 @@
+package tree
+
+import (
+	"sync/atomic"
+
+	"github.com/pulkdb/db/pagecache"
+)
+
+// counters are written on slow paths only.
+type counters struct {
+	leafSplits    atomic.Uint64
+	innerSplits   atomic.Uint64
+	rootGrowths   atomic.Uint64
+	finished      atomic.Uint64
+	retries       atomic.Uint64
+	owned         atomic.Uint64
+	batchRestarts atomic.Uint64
+	blind         atomic.Uint64
+	tendErrors    atomic.Uint64
+}
+
+// Metrics are counts since Open, and sizes now.
+type Metrics struct {
+	Cache pagecache.Metrics
+
+	LeafSplits     uint64
+	InnerSplits    uint64
+	RootGrowths    uint64
+	FinishedSplits uint64 // half-done splits that a later operation completed
+	Retries        uint64 // updates that met a changed leaf
+	OwnedUpdates   uint64 // single updates that took a writer bit
+	BatchRestarts  uint64 // batches that lost a leaf to eviction on the way
+	BlindUpdates   uint64 // updates of leaves that were not in memory
+	TendErrors     uint64 // splits and consolidations that failed and will be tried again
+}
+
+// Metrics returns the tree's and the page cache's.
+func (t *Tree) Metrics() Metrics {
+	c := &t.metrics
+	return Metrics{
+		Cache:          t.cache.Metrics(),
+		LeafSplits:     c.leafSplits.Load(),
+		InnerSplits:    c.innerSplits.Load(),
+		RootGrowths:    c.rootGrowths.Load(),
+		FinishedSplits: c.finished.Load(),
+		Retries:        c.retries.Load(),
+		OwnedUpdates:   c.owned.Load(),
+		BatchRestarts:  c.batchRestarts.Load(),
+		BlindUpdates:   c.blind.Load(),
+		TendErrors:     c.tendErrors.Load(),
+	}
+}

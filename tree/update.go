@@ -1,0 +1,307 @@
+package tree
+
+import (
+	"bytes"
+	"fmt"
+
+	"github.com/pulkdb/db/pagecache"
+)
+
+// appendTriesMax is after how many lost compare-and-swaps a write takes the
+// leaf's writer bit, which ends the race on a busy leaf.
+const appendTriesMax = 4
+
+// An addition is one change of one key on its way into the tree.
+type addition struct {
+	key   []byte
+	delta []byte // nil until prepare, if the value has pages of its own
+	hint  uint16
+
+	expect expectation
+
+	pages [][]byte // chunk pages of a large value
+	total int      // its length
+}
+
+// An expectation is what a conditional write must find.
+type expectation struct {
+	kind  expectKind
+	value []byte // expectStored: as stored
+	flags byte   // expectStored: entryIndirect or 0
+}
+
+type expectKind uint8
+
+const (
+	expectAny     expectKind = iota
+	expectPresent            // the key has a value
+	expectAbsent             // it has none
+	expectStored             // it has this one
+)
+
+// met reports whether the leaf is as expected.
+func (x *expectation) met(p *place, key []byte) (bool, error) {
+	if x.kind == expectAny {
+		return true, nil
+	}
+	f, err := lookup(p, key, newestMoment)
+	switch {
+	case err != nil:
+		return false, err
+	case x.kind == expectPresent:
+		return f.ok, nil
+	case x.kind == expectAbsent:
+		return !f.ok, nil
+	}
+	return f.ok && f.flags&entryIndirect == x.flags && bytes.Equal(f.value, x.value), nil
+}
+
+// Set gives key the value. The linearization point is the compare-and-swap of
+// its leaf's slot. Errors: ErrTooLarge, ErrReadOnly, ErrClosed, and the log's
+// failure.
+func (t *Tree) Set(key, value []byte) error {
+	_, err := t.write(key, value, 0, expectation{})
+	return err
+}
+
+// Delete removes key. If it is absent nothing is written.
+func (t *Tree) Delete(key []byte) error {
+	done, err := t.write(key, nil, entryTombstone, expectation{kind: expectPresent})
+	if err == nil && !done {
+		err = t.waitForRead()
+	}
+	return err
+}
+
+// CompareAndSwap replaces old by new, if old is key's value. A nil old means that
+// key must be absent, a nil new removes it. If not swapped, current is the value
+// found, nil if absent.
+func (t *Tree) CompareAndSwap(key, old, new []byte) (swapped bool, current []byte, err error) {
+	flags := byte(0)
+	if new == nil {
+		flags = entryTombstone
+	}
+	x := expectation{kind: expectStored, value: old}
+	if old == nil {
+		x.kind = expectAbsent
+	}
+	for {
+		if old == nil && new == nil {
+			swapped, err = t.absent(key)
+		} else {
+			swapped, err = t.write(key, new, flags, x)
+		}
+		if err != nil || swapped {
+			return swapped, nil, err
+		}
+		found, stored, err := t.current(key)
+		if err != nil {
+			return false, nil, err
+		}
+		if (old == nil) != (found == nil) || !bytes.Equal(old, found) {
+			return false, found, t.waitForRead()
+		}
+		// It is what is wanted, in another form or since a moment ago.
+		if old != nil {
+			x = stored
+		}
+	}
+}
+
+// absent reports whether key is absent: a swap of nothing for nothing.
+func (t *Tree) absent(key []byte) (bool, error) {
+	if t.options.Cache.ReadOnly {
+		return false, ErrReadOnly
+	}
+	found, err := t.Has(key)
+	if err != nil || found {
+		return false, err
+	}
+	return true, t.waitForRead()
+}
+
+// current returns key's value, nil if it is absent, and how it is stored.
+func (t *Tree) current(key []byte) (value []byte, stored expectation, err error) {
+	s := seek{key: key}
+	for {
+		g, p, err := t.locate(0, &s, 0)
+		if err != nil {
+			return nil, stored, err
+		}
+		f, err := lookup(&p, key, newestMoment)
+		if err != nil || !f.ok {
+			g.Unpin()
+			return nil, stored, err
+		}
+		stored = expectation{kind: expectStored, value: append([]byte{}, f.value...), flags: f.flags & entryIndirect}
+		g.Unpin()
+		if stored.flags == 0 {
+			return append([]byte{}, stored.value...), stored, nil
+		}
+		value, current, err := t.appendChunked([]byte{}, stored.value)
+		if err != nil || current {
+			return value, stored, err
+		}
+	}
+}
+
+// write adds one change and waits until it is durable, if it is asked to. It
+// reports false, and does nothing, if the leaf is not as expected.
+func (t *Tree) write(key, value []byte, flags byte, x expectation) (bool, error) {
+	if err := t.writable(key, value); err != nil {
+		return false, err
+	}
+	a := addition{key: key, hint: hintOf(key), expect: x}
+	if len(value) > t.inlineMax {
+		a.pages, a.total = t.chunkPages(value), len(value)
+	} else {
+		b := t.getScratch()
+		defer t.putScratch(b)
+		*b = appendOne(*b, kindLeafOne, flags, key, value)
+		a.delta = *b
+	}
+	lsn, done, err := t.add(&a)
+	if err != nil || !done {
+		return false, err
+	}
+	return true, t.wait(lsn)
+}
+
+// writable checks what every write must check, and waits if the cache wants it.
+func (t *Tree) writable(key, value []byte) error {
+	switch {
+	case t.closed.Load():
+		return ErrClosed
+	case t.options.Cache.ReadOnly:
+		return ErrReadOnly
+	case len(key) > MaxKeyBytes:
+		return fmt.Errorf("%w: key of %d bytes", ErrTooLarge, len(key))
+	case len(value) > MaxValueBytes:
+		return fmt.Errorf("%w: value of %d bytes", ErrTooLarge, len(value))
+	}
+	return t.cache.Throttle()
+}
+
+// add puts a on its leaf: by compare-and-swap, or under the writer bit after a
+// few tries or if pages go with it.
+func (t *Tree) add(a *addition) (lsn pagecache.LSN, done bool, err error) {
+	s := seek{key: a.key}
+	from := PID(0) // a leaf's low fence never rises, so a retry may start there (T3)
+	for try := 0; a.pages == nil && try < appendTriesMax; try++ {
+		g, p, err := t.locateToAdd(from, &s, a)
+		if err != nil {
+			return 0, false, err
+		}
+		if p.absent == 0 {
+			met, err := a.expect.met(&p, a.key)
+			if err != nil || !met {
+				g.Unpin()
+				return 0, false, err
+			}
+		}
+		yield(yieldUpdateRouted)
+		r, err := t.cache.Append(g, p.view, a.delta, a.hint)
+		due := err == nil && p.absent == 0 && r.Outcome == pagecache.Done && t.leafDue(&p, r)
+		from = p.view.PID()
+		g.Unpin()
+		if err != nil {
+			return 0, false, err
+		}
+		if r.Outcome == pagecache.Done {
+			t.finish(p.moved)
+			switch {
+			case p.absent != 0:
+				t.tendBlind(from, r)
+			case due:
+				t.tend(from)
+			}
+			return r.LSN, true, nil
+		}
+		t.metrics.retries.Add(1)
+	}
+	return t.addOwned(a, from)
+}
+
+// leafDue reports whether a leaf wants to be looked after: at enough deltas, and
+// whenever the bytes of its deltas pass another half of a node.
+func (t *Tree) leafDue(p *place, r pagecache.Result) bool {
+	half := t.options.MaxNodeBytes / 2
+	base := len(p.view.Base())
+	return r.Deltas >= t.options.Cache.MergeDeltas || (r.Size-base)/half != (p.view.Size()-base)/half
+}
+
+// addOwned puts a on its leaf under the leaf's writer bit. The pages that go with
+// it are in the same record.
+func (t *Tree) addOwned(a *addition, from PID) (lsn pagecache.LSN, done bool, err error) {
+	t.metrics.owned.Add(1)
+	s := seek{key: a.key}
+	for {
+		g, p, err := t.locate(from, &s, 0)
+		if err != nil {
+			return 0, false, err
+		}
+		from = p.view.PID()
+		g.Unpin()
+		u := t.cache.Begin()
+		r, absent, done, err := t.commitOwned(u, a, from)
+		switch {
+		case err != nil || absent == 0 && !done:
+			return 0, false, err
+		case absent == 0:
+			t.finish(p.moved)
+			t.tendIfDue(from)
+			return r.LSN, true, nil
+		}
+		if err := t.cache.Load(absent); err != nil {
+			return 0, false, err
+		}
+	}
+}
+
+// commitOwned uses up u. absent is a page that must be loaded first; done is
+// false if the leaf is not as expected.
+func (t *Tree) commitOwned(u *pagecache.Update, a *addition, pid PID) (r pagecache.Result, absent PID, done bool, err error) {
+	committed := false
+	defer func() {
+		if !committed {
+			u.Discard()
+		}
+	}()
+	if err := a.prepare(u); err != nil {
+		return r, 0, false, err
+	}
+	p, err := t.own(u, pid, a.key)
+	if err != nil || p.absent != 0 {
+		return r, p.absent, false, err
+	}
+	met, err := a.expect.met(&p, a.key)
+	if err != nil || !met {
+		return r, 0, false, err
+	}
+	u.Append(p.view, a.delta, a.hint)
+	committed = true
+	r, err = u.Commit()
+	return r, 0, err == nil, err
+}
+
+// own acquires the leaf of key, to which pid or nodes to its right lead (T3).
+func (t *Tree) own(u *pagecache.Update, pid PID, key []byte) (place, error) {
+	for {
+		v, err := u.Acquire(pid)
+		if err != nil {
+			return place{}, t.viewError(pid, err)
+		}
+		if !v.Resident() {
+			return place{view: v, absent: pid}, nil
+		}
+		n, err := asNode(v.Base())
+		if err != nil {
+			return place{}, fmt.Errorf("page %d: %w", pid, err)
+		}
+		if !n.beyond(key) {
+			return place{view: v, node: n}, nil
+		}
+		u.Release(pid)
+		pid = n.right()
+	}
+}

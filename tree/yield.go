@@ -1,0 +1,27 @@
+package tree
+
+// A yieldPoint names a place where a test can hold an operation up.
+type yieldPoint uint8
+
+const (
+	yieldBlindParent  yieldPoint = iota // the parent and the absent leaf are viewed
+	yieldBlindRouted                    // the parent is viewed again
+	yieldSplitPlanned                   // a split has merged its page
+	yieldSplitParent                    // it owns the parent
+	yieldBatchOwned                     // a batch owns another leaf
+	yieldUpdateRouted                   // a write has found its leaf
+)
+
+// yieldHook and halfDoneHook are set by tests before a tree is opened and left
+// alone while it is.
+var yieldHook func(yieldPoint)
+
+// halfDoneHook makes a split leave its parent alone; finish then has to do it.
+// Blind updates are off while it is set.
+var halfDoneHook func() bool
+
+func yield(p yieldPoint) {
+	if yieldHook != nil {
+		yieldHook(p)
+	}
+}
