@@ -70,6 +70,7 @@ func TestMillion(t *testing.T) {
 			m.read(t, 0)
 			m.scan(t, 0)
 			m.write(t, "overwrite", 1)
+			m.openAsKilled(t, 1)
 			m.reopen(t)
 			m.read(t, 1)
 			m.scan(t, 1)
@@ -108,6 +109,23 @@ func (m *million) reopen(t testing.TB) {
 	t.Logf("%-12s %8.1f MB, %.2f of the data", "on disk", float64(dirBytes(t, m.dir))/1e6,
 		float64(dirBytes(t, m.dir))/millionDataBytes)
 	m.open(t)
+}
+
+// openAsKilled opens a copy of the files of the open store: what a kill -9 would
+// have left.
+func (m *million) openAsKilled(t testing.TB, generation int) {
+	killed := &million{dir: t.TempDir(), opts: m.opts}
+	require.NoError(t, os.CopyFS(killed.dir, os.DirFS(m.dir)))
+	start := time.Now()
+	d, err := db.Open(killed.dir, killed.opts)
+	require.NoError(t, err)
+	t.Logf("%-12s %8.3f s, %d updates replayed", "open, killed", time.Since(start).Seconds(), d.Metrics().Pages.ReplayedOnOpen)
+	for i := range millionKeys / 100 {
+		got, err := d.Get(millionKey(nil, i))
+		require.NoError(t, err)
+		require.Equal(t, millionValue(nil, i, generation), got)
+	}
+	require.NoError(t, d.Close())
 }
 
 func (m *million) write(t testing.TB, what string, generation int) {

@@ -64,6 +64,7 @@ func Open(o Options) (*Cache, error) {
 	c.loads.pending = make(map[PID]*load)
 	c.recovery.trees = make(map[uint64]Recovery)
 	c.clean.refused = make(map[LSN]bool)
+	c.clean.wake = make(chan struct{}, 1)
 	c.evict.wake = make(chan struct{}, 1)
 	c.pids.next = 1
 	c.clock.Store(firstStamp)
@@ -166,6 +167,7 @@ func (c *Cache) Throttle() error {
 	if c.arena.Used() > c.percentOfBudget(evictHelpPercent) {
 		c.help()
 	}
+	c.noteWriting()
 	if d := c.clean.pressure.Load(); d > 0 {
 		c.metrics.slowed.Add(1)
 		time.Sleep(time.Duration(d))

@@ -30,9 +30,12 @@ import (
 // stream, where order protects them.
 type cleaner struct {
 	// Atomic.
-	pressure atomic.Int64 // how long a writer is held up per operation, ns
+	pressure atomic.Int64  // how long a writer is held up per operation, ns
+	due      atomic.Uint64 // LSN: when the log gets there, space is looked at again
 	moved    atomic.Uint64
 	cleaned  atomic.Uint64
+
+	wake chan struct{}
 
 	mu sync.Mutex // held while a segment is cleaned
 
@@ -52,6 +55,17 @@ const (
 	// Segments beyond that do not count as too many, whatever the share.
 	cleanFreeSegments = 4
 )
+
+// noteWriting wakes the cleaner when a segment was written since it last looked.
+func (c *Cache) noteWriting() {
+	if uint64(c.log.Tail(log.Fresh)) < c.clean.due.Load() {
+		return
+	}
+	select {
+	case c.clean.wake <- struct{}{}:
+	default:
+	}
+}
 
 // space is the log's use of the disk.
 type space struct {
@@ -91,6 +105,7 @@ func (c *Cache) runCleaner() {
 		case <-c.stop:
 			return
 		case <-tick.C:
+		case <-c.clean.wake:
 		}
 		for c.log.Err() == nil && c.cleanOnce() {
 			select {
@@ -103,28 +118,48 @@ func (c *Cache) runCleaner() {
 }
 
 // cleanOnce cleans one segment or has a snapshot written, if space asks for it.
-// It reports whether it did.
+// It reports whether it did. Writers are held up only while that brings
+// something.
 func (c *Cache) cleanOnce() bool {
 	c.clean.mu.Lock()
 	defer c.clean.mu.Unlock()
+	c.clean.due.Store(uint64(c.log.Tail(log.Fresh)) + uint64(c.log.SegmentBytes()))
 	segments := c.log.Segments()
 	s := c.space(segments)
-	c.clean.pressure.Store(int64(c.slowdown(s)))
 	slack := cleanFreeSegments * int64(c.log.SegmentBytes())
-	if s.waiting > slack/2+s.live/10 && c.log.Tail(log.Fresh) > LSN(c.checkpoint.last.Load()) {
-		if err := c.writeCheckpoint(); err != nil {
-			c.options.Logger.Error("pagecache: page-table snapshot for the cleaner failed", "error", err)
-			return false
-		}
-		return true
-	}
-	if s.total-s.waiting <= s.live*cleanStartPercent/100+slack {
-		return false
-	}
+	pressure := c.slowdown(s)
+	c.clean.pressure.Store(int64(pressure))
 	victim, ok := c.chooseVictim(segments)
-	if !ok {
+	done := false
+	switch {
+	case s.waiting > slack/2+s.live/10:
+		done = c.snapshotForSpace()
+	case ok && s.total-s.waiting > s.live*cleanStartPercent/100+slack:
+		done = c.cleanVictim(victim)
+	case pressure > 0 && s.waiting > 0:
+		done = c.snapshotForSpace()
+	case pressure > 0 && ok:
+		done = c.cleanVictim(victim)
+	}
+	if !done {
+		c.clean.pressure.Store(0)
+	}
+	return done
+}
+
+// snapshotForSpace writes a page-table snapshot so that segments can go.
+func (c *Cache) snapshotForSpace() bool {
+	if c.log.Tail(log.Fresh) <= LSN(c.checkpoint.last.Load()) {
 		return false
 	}
+	if err := c.writeCheckpoint(); err != nil {
+		c.options.Logger.Error("pagecache: page-table snapshot for the cleaner failed", "error", err)
+		return false
+	}
+	return true
+}
+
+func (c *Cache) cleanVictim(victim LSN) bool {
 	err := c.cleanSegment(victim)
 	switch {
 	case err == nil:
@@ -133,11 +168,10 @@ func (c *Cache) cleanOnce() bool {
 		return true
 	case errors.Is(err, log.ErrGone), errors.Is(err, log.ErrState), errors.Is(err, ErrClosed), errors.Is(err, errStopped):
 		return false
-	default:
-		c.clean.refused[victim] = true
-		c.options.Logger.Error("pagecache: cleaning a segment failed", "segment", victim.String(), "error", err)
-		return false
 	}
+	c.clean.refused[victim] = true
+	c.options.Logger.Error("pagecache: cleaning a segment failed", "segment", victim.String(), "error", err)
+	return false
 }
 
 // slowdown is how long each write waits while space is above its goal: it grows

@@ -60,6 +60,6 @@ func (t *Tree) tendBlind(pid PID, r pagecache.Result) {
 			t.metrics.tendErrors.Add(1)
 			return
 		}
-		t.tendIfDue(pid)
+		t.tend(pid) // it is folded, which says nothing of its size
 	}
 }
