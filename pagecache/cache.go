@@ -24,6 +24,10 @@ type Cache struct {
 	log     *log.Log
 	codec   codec
 	stop    chan struct{} // closed by Close
+	opened  struct {      // how Open found the store
+		lsn   LSN    // the log was written from here on since
+		clock uint64 // the first moment since
+	}
 
 	// Atomic.
 	clock  atomic.Uint64 // the next moment; ticks when a read snapshot opens
@@ -105,10 +109,16 @@ func (c *Cache) openLog() (err error) {
 			return err
 		}
 	}
+	c.opened.clock = c.clock.Load()
+	c.opened.lsn = ^LSN(0)
 	if o.ReadOnly {
 		return nil
 	}
-	return c.log.Start()
+	if err := c.log.Start(); err != nil {
+		return err
+	}
+	c.opened.lsn = c.log.SegmentOf(c.log.Tail(log.Fresh))
+	return nil
 }
 
 // Close makes everything durable, writes a page-table snapshot and ends the

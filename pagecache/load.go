@@ -115,20 +115,25 @@ func (c *Cache) readFragments(pid PID, a absence) ([]Fragment, error) {
 	if n > 1 {
 		paths.Hit(paths.LoadInParallel)
 	}
-	fillStamps(fragments[1:], a.stamp)
+	c.fillStamps(fragments, a)
 	return fragments, errors.Join(errs...)
 }
 
 // fillStamps stamps the deltas that were read without one, since they stand in
 // early parts of groups. When their page was evicted no read snapshot could miss
 // them (see needsStamps), so any stamp that keeps the order of the chain serves:
-// that of the next newer delta, or the newest of the page.
-func fillStamps(deltas []Fragment, newest uint64) {
-	for i := len(deltas) - 1; i >= 0; i-- {
-		if deltas[i].Stamp == 0 {
-			deltas[i].Stamp = newest
+// that of the next newer delta, or the newest of the page. What was there at Open
+// every moment since then sees.
+func (c *Cache) fillStamps(fragments []Fragment, a absence) {
+	newest := a.stamp
+	for i := len(fragments) - 1; i > 0; i-- {
+		if a.positions[i].LSN < c.opened.lsn {
+			newest = min(newest, c.opened.clock-1)
 		}
-		newest = deltas[i].Stamp
+		if fragments[i].Stamp == 0 {
+			fragments[i].Stamp = newest
+		}
+		newest = fragments[i].Stamp
 	}
 }
 
