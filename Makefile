@@ -13,6 +13,10 @@ lint: ; test -z "$$(gofmt -l .)" || { gofmt -l .; exit 1; }; $(GO) vet ./...
 cross: ; for t in linux/arm64 darwin/arm64 windows/amd64; do echo $$t; GOOS=$${t%/*} GOARCH=$${t#*/} CGO_ENABLED=0 $(GO) vet ./... || exit 1; done
 bench: ; $(GO) test -run '^$$' -bench . -benchtime 2s -timeout 30m .
 million: ; PULK_MILLION=1 $(GO) test -count=1 -v -run '^TestMillion$$' -timeout 30m .
+# The long forms of tests that CI runs for seconds.
+serial: ; PULK_SERIAL=10m CGO_ENABLED=1 $(GO) test -race -count=1 -v -run '^(TestStrictlySerializable|TestBrokenIsFound)$$' -timeout 30m .
+bank: ; PULK_BANK=2m $(GO) test -count=1 -v -run '^TestBank' -timeout 30m .
+held: ; PULK_HELD=1000000 $(GO) test -count=1 -v -run '^TestHeldSnapshot$$' -timeout 30m .
 quickstart: ; d=$$(mktemp -d) && $(GO) run ./examples/quickstart -dir $$d/store && $(GO) run ./examples/quickstart -dir $$d/store; s=$$?; rm -rf $$d; exit $$s
 
-.PHONY: all test race crash fuzz lint cross bench million quickstart
+.PHONY: all test race crash fuzz lint cross bench million serial bank held quickstart

@@ -1,48 +1,33 @@
 package db
 
 import (
-	"bytes"
 	"fmt"
 	"iter"
-
-	"github.com/google/btree"
-
-	"github.com/pulkdb/db/tree"
-)
-
-const (
-	batchDegree        = 32      // fan-out of a batch's ordered set
-	batchBlockBytesMin = 4 << 10 // memory that is taken for copies at once,
-	batchBlockBytesMax = 1 << 20 // unless one key or value needs more
 )
 
 // A Batch is a list of writes that take effect at one moment: readers see all
 // of them or none, and so does whoever opens the store after a crash. The
-// writes apply in the order of the calls, so the last one to a key counts.
+// writes apply in the order of the calls, so the last one to a key counts, and a
+// DeleteRange takes what was set before it in the batch, not what comes after.
 //
 // A Batch is held in memory and belongs to one goroutine at a time. Commit does
 // not consume it: it can be committed again, until Reset empties it.
 type Batch struct {
 	db     *DB
-	ops    []Op                      // in call order
-	newest *btree.BTreeG[batchWrite] // by key, the last write to it
-	size   int                       // bytes of the keys and values in ops
-	block  []byte                    // where copies of arguments go
+	ops    []Op     // in call order
+	writes writeSet // what they come to
+	size   int      // bytes of the keys, values and bounds in ops
+	copies copier   // of arguments
 }
 
-// A batchWrite is one key of a batch and the index in ops of its last write.
-type batchWrite struct {
-	key   []byte
-	index int
-}
-
-// An OpKind says what an Op does. The numbers are fixed; 3 is kept for range
-// deletes and 4 for merge operands.
+// An OpKind says what an Op does. The numbers are fixed.
 type OpKind uint8
 
 const (
-	OpSet    OpKind = 1 // Key gets Value
-	OpDelete OpKind = 2 // Key goes
+	OpSet         OpKind = 1 // Key gets Value
+	OpDelete      OpKind = 2 // Key goes
+	OpDeleteRange OpKind = 3 // the keys from Key up to but not including End go
+	OpMerge       OpKind = 4 // Options.Merger folds Value into what Key has
 )
 
 // String gives the name of k, as "set".
@@ -52,6 +37,10 @@ func (k OpKind) String() string {
 		return "set"
 	case OpDelete:
 		return "delete"
+	case OpDeleteRange:
+		return "delete range"
+	case OpMerge:
+		return "merge"
 	}
 	return fmt.Sprintf("OpKind(%d)", uint8(k))
 }
@@ -60,20 +49,20 @@ func (k OpKind) String() string {
 type Op struct {
 	Kind  OpKind
 	Key   []byte
-	Value []byte // of an OpSet
+	Value []byte // of an OpSet, and the operand of an OpMerge
+	End   []byte // of an OpDeleteRange; nil is an open end
 }
 
-func newBatch(d *DB) *Batch {
-	less := func(a, b batchWrite) bool { return bytes.Compare(a.key, b.key) < 0 }
-	return &Batch{db: d, newest: btree.NewG(batchDegree, less)}
-}
+func newBatch(d *DB) *Batch { return &Batch{db: d, writes: newWriteSet()} }
 
 // Set adds a write of value under key.
 func (b *Batch) Set(key, value []byte) error {
 	if err := b.db.checkWrite(key, value); err != nil {
 		return err
 	}
-	b.add(Op{Kind: OpSet, Key: b.copy(key), Value: b.copy(value)})
+	op := Op{Kind: OpSet, Key: b.copies.copy(key), Value: b.copies.copy(value)}
+	b.writes.set(op.Key, op.Value)
+	b.add(op)
 	return nil
 }
 
@@ -82,14 +71,44 @@ func (b *Batch) Delete(key []byte) error {
 	if err := b.db.checkWrite(key, nil); err != nil {
 		return err
 	}
-	b.add(Op{Kind: OpDelete, Key: b.copy(key)})
+	op := Op{Kind: OpDelete, Key: b.copies.copy(key)}
+	b.writes.delete(op.Key)
+	b.add(op)
+	return nil
+}
+
+// DeleteRange adds the removal of all keys in [lo, hi): those that the store has
+// when the batch is committed, and those that were written in the batch before.
+// The bounds mean what they mean for Scan; the removal of an empty range is
+// added as well and does nothing.
+func (b *Batch) DeleteRange(lo, hi []byte) error {
+	if err := b.db.checkWrite(nil, nil); err != nil {
+		return err
+	}
+	op := Op{Kind: OpDeleteRange, Key: b.copies.copyEnd(lo), End: b.copies.copyEnd(hi)}
+	b.writes.erase(span{op.Key, op.End})
+	b.add(op)
+	return nil
+}
+
+// Merge adds an operand to key, as DB.Merge does. Operands on a key that the
+// batch has set or deleted before are folded by Commit, which fails if
+// Options.Merger does.
+func (b *Batch) Merge(key, operand []byte) error {
+	if err := b.db.checkMerge(key, operand); err != nil {
+		return err
+	}
+	op := Op{Kind: OpMerge, Key: b.copies.copy(key), Value: b.copies.copy(operand)}
+	b.writes.merge(op.Key, op.Value)
+	b.add(op)
 	return nil
 }
 
 // Len returns the number of writes that were added.
 func (b *Batch) Len() int { return len(b.ops) }
 
-// Size returns the bytes of all keys and values that were added.
+// Size returns the bytes of all keys, values, operands and bounds that were
+// added.
 func (b *Batch) Size() int { return b.size }
 
 // Reset empties the batch. Its memory is used again, so an Op that All gave out
@@ -97,12 +116,9 @@ func (b *Batch) Size() int { return b.size }
 func (b *Batch) Reset() {
 	clear(b.ops)
 	b.ops = b.ops[:0]
-	b.newest.Clear(true)
+	b.writes.clear()
 	b.size = 0
-	b.block = b.block[:0]
-	if cap(b.block) > batchBlockBytesMax {
-		b.block = nil
-	}
+	b.copies.reset()
 }
 
 // All returns the writes in the order of the calls. What an Op holds must not
@@ -120,46 +136,26 @@ func (b *Batch) All() iter.Seq[Op] {
 // Commit applies the batch. When it returns nil, the batch is as durable as a
 // single Set would be. An error never leaves a part of it: after ErrFailed
 // readers may see all of it, and a later Open finds all of it or nothing; after
-// any other error nothing of it was written.
+// any other error nothing of it was written. It fails with a *MergeError if
+// operands on a value of the batch itself cannot be folded.
 func (b *Batch) Commit() error {
 	if err := b.db.checkWrite(nil, nil); err != nil {
 		return err
 	}
-	if len(b.ops) == 0 {
+	if b.writes.empty() {
 		return nil
 	}
 	start := b.db.recorder.start(opBatch)
-	err := b.db.tree.Apply(b.sorted())
-	b.db.recorder.stop(opBatch, start)
+	defer func() { b.db.recorder.stop(opBatch, start) }()
+	writes, err := b.writes.tree(b.db.merger)
+	if err == nil {
+		err = b.db.tree.Commit(writes, nil)
+	}
 	return b.db.translate(err)
-}
-
-// sorted returns the last write to each key, in key order.
-func (b *Batch) sorted() []tree.Op {
-	ops := make([]tree.Op, 0, b.newest.Len())
-	b.newest.Ascend(func(w batchWrite) bool {
-		op := b.ops[w.index]
-		ops = append(ops, tree.Op{Key: op.Key, Value: op.Value, Delete: op.Kind == OpDelete})
-		return true
-	})
-	return ops
 }
 
 // add takes over op.
 func (b *Batch) add(op Op) {
-	b.newest.ReplaceOrInsert(batchWrite{key: op.Key, index: len(b.ops)})
 	b.ops = append(b.ops, op)
-	b.size += len(op.Key) + len(op.Value)
-}
-
-// copy returns a copy of p in the batch's own memory. A block that is full
-// stays where it is, since ops point into it; only the newest is kept by Reset.
-func (b *Batch) copy(p []byte) []byte {
-	if len(p) > cap(b.block)-len(b.block) {
-		size := min(max(2*cap(b.block), batchBlockBytesMin), batchBlockBytesMax)
-		b.block = make([]byte, 0, max(len(p), size))
-	}
-	start := len(b.block)
-	b.block = append(b.block, p...)
-	return b.block[start:len(b.block):len(b.block)]
+	b.size += len(op.Key) + len(op.Value) + len(op.End)
 }

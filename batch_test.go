@@ -15,10 +15,12 @@ func replay(b *db.Batch) string {
 	var s []string
 	for op := range b.All() {
 		switch op.Kind {
-		case db.OpSet:
+		case db.OpSet, db.OpMerge:
 			s = append(s, fmt.Sprintf("%v %s=%s", op.Kind, op.Key, op.Value))
 		case db.OpDelete:
 			s = append(s, fmt.Sprintf("%v %s", op.Kind, op.Key))
+		case db.OpDeleteRange:
+			s = append(s, fmt.Sprintf("%v %q-%q", op.Kind, op.Key, op.End))
 		}
 	}
 	return strings.Join(s, ", ")

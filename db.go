@@ -20,9 +20,11 @@ type DB struct {
 	dir      string
 	tree     *tree.Tree
 	readOnly bool
+	merger   Merger // nil: none
 
 	// Atomic.
 	closed   atomic.Bool
+	retries  atomic.Uint64 // of Update
 	recorder recorder
 }
 
@@ -45,7 +47,7 @@ func Open(dir string, opts *Options) (*DB, error) {
 			return nil, err
 		}
 	}
-	d := &DB{dir: dir, readOnly: o.ReadOnly}
+	d := &DB{dir: dir, readOnly: o.ReadOnly, merger: o.Merger}
 	var err error
 	if d.tree, err = tree.Open(o.tree(dir)); err != nil {
 		return nil, fmt.Errorf("db: open %s: %w", dir, d.translate(err))
@@ -54,8 +56,9 @@ func Open(dir string, opts *Options) (*DB, error) {
 }
 
 // Close makes all writes durable, stops what the store runs in the background
-// and releases the directory. It does not wait for open iterators. A second
-// Close returns ErrClosed.
+// and releases the directory. It does not wait for open iterators, snapshots and
+// transactions, whose next use fails with ErrClosed. A second Close returns
+// ErrClosed.
 //
 // An error means that the last writes may not be durable; the store is closed
 // all the same.
@@ -121,6 +124,38 @@ func (d *DB) Delete(key []byte) error {
 	start := d.recorder.start(opDelete)
 	err := d.tree.Delete(key)
 	d.recorder.stop(opDelete, start)
+	return d.translate(err)
+}
+
+// DeleteRange removes all keys in [lo, hi) at one moment. The bounds mean what
+// they mean for Scan. It is atomic: seen, and found after a crash, as a whole. It
+// writes a few bytes for each page of the range, none for each key.
+func (d *DB) DeleteRange(lo, hi []byte) error {
+	if err := d.checkWrite(nil, nil); err != nil {
+		return err
+	}
+	x, ok := span{lo, hi}.storable()
+	if !ok {
+		return nil
+	}
+	start := d.recorder.start(opDeleteRange)
+	err := d.tree.DeleteRange(x.lo, x.hi)
+	d.recorder.stop(opDeleteRange, start)
+	return d.translate(err)
+}
+
+// Merge adds operand to what key has, for Options.Merger to fold when the key is
+// read, or in the background. The value is not read, so that Merge costs what a
+// Set of the operand does. Operands apply in the order in which they were
+// added. An operand is short: about 250 KiB at most, else Merge fails with
+// ErrTooLarge. Without Options.Merger it fails with ErrNoMerger.
+func (d *DB) Merge(key, operand []byte) error {
+	if err := d.checkMerge(key, operand); err != nil {
+		return err
+	}
+	start := d.recorder.start(opMerge)
+	err := d.tree.Merge(key, operand)
+	d.recorder.stop(opMerge, start)
 	return d.translate(err)
 }
 
@@ -216,6 +251,17 @@ func (d *DB) checkWrite(key, value []byte) error {
 	}
 	if len(value) > MaxValueBytes {
 		return fmt.Errorf("%w: a value of %d bytes, at most %d", ErrTooLarge, len(value), MaxValueBytes)
+	}
+	return nil
+}
+
+// checkMerge says why operand cannot be added to key, if it cannot.
+func (d *DB) checkMerge(key, operand []byte) error {
+	if err := d.checkWrite(key, operand); err != nil {
+		return err
+	}
+	if d.merger == nil {
+		return ErrNoMerger
 	}
 	return nil
 }

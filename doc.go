@@ -38,17 +38,49 @@
 //
 // # Isolation
 //
-// A completed write is seen by every read that starts after it. A Batch is
-// seen whole or not at all. An Iterator sees the store as it stood when Scan
-// was called, however long it lives. CompareAndSwap reads and writes in one
-// step. Readers take no locks and wait for no writer, and writers do not wait
-// for readers.
+// A completed write is seen by every read that starts after it. A Batch, a
+// DeleteRange and a transaction are seen whole or not at all. CompareAndSwap
+// reads and writes in one step. Readers take no locks and wait for no writer, and
+// writers do not wait for readers.
+//
+// A Snapshot, an Iterator and a transaction see the store as it stood when they
+// were made, however long they live. While one is open, the store keeps the
+// versions that it can see, in memory and on disk, and nothing else is any
+// dearer for it; so they must be closed. What only they kept goes soon after that,
+// in the background. Metrics.Versions says how many are open, for how long, and
+// what they keep.
+//
+// Transactions (Update, View, Begin) are serializable, and any number may run at
+// once. A transaction notes the keys that it reads, present or absent, and the
+// ranges that it scans, as far as it does in either direction, with the gap
+// between a seek and the row found. Commit fails with ErrConflict if one of these
+// was written to since the transaction began, also if the write left the same
+// value there. So neither lost updates nor write skew nor phantoms happen. What
+// only reads never fails so, and neither does what only writes: Set, Delete,
+// DeleteRange and Merge, in a transaction too, conflict with no write. Of
+// transactions in conflict with each other one at least is committed; but one
+// that reads much, while others write there all the time, may never be. Update
+// gives up after 100 tries.
+//
+// A transaction is limited by memory: it holds what it writes, and the bounds of
+// the disjoint ranges that it reads. The check at Commit looks at the pages that
+// were read, so it costs what the transaction read, whatever else goes on.
+//
+// # Merge operands
+//
+// With Options.Merger, Merge adds an operand to a key without reading it; the
+// Merger folds operands into the value when somebody reads it, and in the
+// background. Where it fails, reads of that key do, and nothing is lost. The
+// operands that one batch or transaction puts on one key are stored together and
+// are about 250 KiB at most, together, unless it has set or deleted that key
+// before.
 //
 // # Concurrency
 //
-// All methods of a DB may be called from any number of goroutines. An Iterator
-// and a Batch belong to one goroutine at a time. Close may be called at any
-// time: it does not wait for open iterators, whose next use fails with
+// All methods of a DB and of a Snapshot may be called from any number of
+// goroutines. An Iterator, a Batch and a Tx, with its iterators, belong to one
+// goroutine at a time. Close may be called at any time: it does not wait for
+// open iterators, snapshots and transactions, whose next use fails with
 // ErrClosed.
 //
 // # Compatibility

@@ -18,11 +18,29 @@ var (
 	ErrTooLarge = tree.ErrTooLarge
 
 	// ErrReadOnly: a write to a store that was opened with
-	// Options.ReadOnly.
+	// Options.ReadOnly, or in a transaction that is not writable.
 	ErrReadOnly = tree.ErrReadOnly
 
-	// ErrClosed: the store, or the iterator, was closed.
+	// ErrNoMerger: a merge operand, to be written or found on a key that is
+	// read, in a store that was opened without Options.Merger.
+	ErrNoMerger = tree.ErrNoMerger
+
+	// ErrClosed: the store, the iterator or the snapshot was closed.
 	ErrClosed = tree.ErrClosed
+)
+
+// Answers of transactions.
+var (
+	// ErrConflict: something that the transaction read has been written to
+	// since it began. Nothing of it has happened; it may be tried again.
+	ErrConflict = tree.ErrConflict
+
+	// ErrTxDone: the transaction was committed or rolled back before.
+	ErrTxDone = errors.New("db: transaction is finished")
+
+	// ErrTxManaged: Commit or Rollback in the function of View or Update,
+	// which do that themselves.
+	ErrTxManaged = errors.New("db: transaction is finished by View or Update")
 )
 
 // Reasons why Open refuses.

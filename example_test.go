@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"strconv"
+	"sync"
 
 	"github.com/pulkdb/db"
 )
@@ -160,6 +161,137 @@ func ExampleDB_CompareAndSwap() {
 	must(err)
 	fmt.Printf("%s\n", value)
 	// Output: 3
+}
+
+// Counters: Merge does not read, so any number of goroutines add to one counter
+// without a conflict.
+func ExampleDB_Merge() {
+	add := func(_, base, operand []byte) ([]byte, error) {
+		sum := int64(0)
+		for _, p := range [][]byte{base, operand} {
+			if len(p) == 0 {
+				continue // absent
+			}
+			n, err := strconv.ParseInt(string(p), 10, 64)
+			if err != nil {
+				return nil, err
+			}
+			sum += n
+		}
+		return strconv.AppendInt(nil, sum, 10), nil
+	}
+	store, err := db.Open("", &db.Options{InMemory: true, Merger: add})
+	must(err)
+	defer store.Close()
+
+	var wg sync.WaitGroup
+	for range 10 {
+		wg.Go(func() { must(store.Merge([]byte("visits"), []byte("3"))) })
+	}
+	wg.Wait()
+	must(store.Merge([]byte("visits"), []byte("-5")))
+	value, err := store.Get([]byte("visits"))
+	must(err)
+	fmt.Printf("%s\n", value)
+	// Output: 25
+}
+
+// Lists: an operand is an element, which is put behind the others.
+func ExampleMerger() {
+	appendTo := func(_, base, operand []byte) ([]byte, error) {
+		if base == nil {
+			return operand, nil
+		}
+		return append(append(base, ','), operand...), nil
+	}
+	store, err := db.Open("", &db.Options{InMemory: true, Merger: appendTo})
+	must(err)
+	defer store.Close()
+
+	peak := []byte("peaks/Bernese Alps")
+	for _, name := range []string{"Eiger", "Mönch", "Jungfrau"} {
+		must(store.Merge(peak, []byte(name)))
+	}
+	value, err := store.Get(peak)
+	must(err)
+	fmt.Printf("%s\n", value)
+	// Output: Eiger,Mönch,Jungfrau
+}
+
+func ExampleDB_Update() {
+	store, err := db.Open("", &db.Options{InMemory: true})
+	must(err)
+	defer store.Close()
+	must(store.Set([]byte("account/anna"), []byte("100")))
+	must(store.Set([]byte("account/ben"), []byte("20")))
+
+	errPoor := errors.New("not enough money")
+	balance := func(tx *db.Tx, name string) int {
+		value, err := tx.Get([]byte("account/" + name))
+		must(err)
+		n, err := strconv.Atoi(string(value))
+		must(err)
+		return n
+	}
+	// transfer may be called by many goroutines at once: no money is lost, and
+	// no account is overdrawn.
+	transfer := func(from, to string, amount int) error {
+		return store.Update(func(tx *db.Tx) error {
+			rest := balance(tx, from) - amount
+			if rest < 0 {
+				return errPoor
+			}
+			sum := balance(tx, to) + amount
+			if err := tx.Set([]byte("account/"+from), strconv.AppendInt(nil, int64(rest), 10)); err != nil {
+				return err
+			}
+			return tx.Set([]byte("account/"+to), strconv.AppendInt(nil, int64(sum), 10))
+		})
+	}
+	must(transfer("anna", "ben", 70))
+	fmt.Println(transfer("anna", "ben", 70))
+
+	must(store.View(func(tx *db.Tx) error {
+		fmt.Println(balance(tx, "anna"), balance(tx, "ben"))
+		return nil
+	}))
+	// Output:
+	// not enough money
+	// 30 90
+}
+
+func ExampleDB_Snapshot() {
+	store, err := db.Open("", &db.Options{InMemory: true})
+	must(err)
+	defer store.Close()
+	must(store.Set([]byte("price"), []byte("10")))
+
+	before := store.Snapshot()
+	defer before.Close()
+	must(store.Set([]byte("price"), []byte("12")))
+
+	then, err := before.Get([]byte("price"))
+	must(err)
+	now, err := store.Get([]byte("price"))
+	must(err)
+	fmt.Printf("%s %s\n", then, now)
+	// Output: 10 12
+}
+
+func ExampleDB_DeleteRange() {
+	store, err := db.Open("", &db.Options{InMemory: true})
+	must(err)
+	defer store.Close()
+	for _, day := range []string{"log/2026-01-30", "log/2026-01-31", "log/2026-02-01"} {
+		must(store.Set([]byte(day), nil))
+	}
+	must(store.DeleteRange([]byte("log/"), []byte("log/2026-02")))
+	it := store.Scan(nil, nil)
+	for key := range it.All() {
+		fmt.Printf("%s\n", key)
+	}
+	must(it.Err())
+	// Output: log/2026-02-01
 }
 
 // readme is the example of README.md.

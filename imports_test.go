@@ -22,20 +22,21 @@ const module = "github.com/pulkdb/db"
 var imports = map[string]string{
 	"internal/invariant": "",
 	"internal/paths":     "internal/invariant",
+	"internal/testhooks": "internal/invariant",
 	"internal/vfs":       "internal/invariant internal/paths",
 	"internal/arena":     "internal/invariant internal/paths",
 	"internal/epoch":     "internal/invariant internal/paths internal/arena",
-	"log":                "internal/invariant internal/paths internal/vfs",
+	"log":                "internal/invariant internal/paths internal/testhooks internal/vfs",
 	"snapshot":           "internal/invariant internal/paths internal/vfs log",
-	"pagecache":          "internal/invariant internal/paths internal/epoch internal/arena internal/vfs log snapshot",
-	"tree":               "internal/invariant internal/paths internal/epoch internal/arena internal/vfs log pagecache",
+	"pagecache":          "internal/invariant internal/paths internal/testhooks internal/epoch internal/arena internal/vfs log snapshot",
+	"tree":               "internal/invariant internal/paths internal/testhooks internal/epoch internal/arena internal/vfs log pagecache",
 	".":                  "log pagecache tree",
 }
 
 // order is the order in which packages stand above each other, lowest first.
 // Examples and commands come last.
 var order = []string{
-	"internal/invariant", "internal/paths", "internal/vfs", "internal/arena", "internal/epoch",
+	"internal/invariant", "internal/paths", "internal/testhooks", "internal/vfs", "internal/arena", "internal/epoch",
 	"log", "snapshot", "pagecache", "tree", ".",
 }
 

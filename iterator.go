@@ -14,13 +14,40 @@ import (
 // off the start it is the other way round. A move returns Valid; if it returns
 // false, ask Err whether the rows ended or reading failed.
 //
+// A row on which Options.Merger fails has a key and a nil value, and Err says
+// why from then on; All and Backward end there, and the moves go on behind it.
+//
 // An Iterator belongs to one goroutine at a time and must be closed: while it
-// is open, the store keeps the versions that it can see.
+// is open, the store keeps the versions that it can see. Scan of a Tx gives one
+// that ends with the transaction: a move fails with ErrTxDone then.
 type Iterator struct {
 	db   *DB
-	rows *tree.Iterator // nil once closed, and if the store was closed before
-	err  error          // set when rows is nil
+	tx   *Tx    // whose it is, or nil
+	rows cursor // nil once closed, and if the store was closed before
+	err  error  // set when rows is nil
 }
+
+// A cursor is what an Iterator gets its rows from: those of the store, or of a
+// transaction with its own writes. Its methods mean what the Iterator's do. Key
+// and Value are called if Valid.
+type cursor interface {
+	First() bool
+	Last() bool
+	SeekGE(key []byte) bool
+	SeekLT(key []byte) bool
+	Next() bool
+	Prev() bool
+	Valid() bool
+	Key() []byte
+	Value() []byte
+	Err() error
+	Close() error
+}
+
+var (
+	_ cursor = (*tree.Iterator)(nil)
+	_ cursor = (*overlay)(nil)
+)
 
 // First moves to the first row.
 func (it *Iterator) First() bool { return it.open() && it.rows.First() }
@@ -78,8 +105,11 @@ func (it *Iterator) Err() error {
 func (it *Iterator) Close() error {
 	if it.rows != nil {
 		it.err = it.Err()
-		it.rows.Close()
+		_ = it.rows.Close()
 		it.rows = nil
+		if it.tx != nil {
+			delete(it.tx.iterators, it)
+		}
 	}
 	return it.err
 }
@@ -117,6 +147,9 @@ func (it *Iterator) Backward() iter.Seq2[[]byte, []byte] {
 func (it *Iterator) open() bool {
 	if it.rows == nil && it.err == nil {
 		it.err = ErrClosed
+		if it.tx != nil && it.tx.done.Load() {
+			it.err = ErrTxDone
+		}
 	}
 	return it.rows != nil
 }

@@ -46,6 +46,8 @@ func runChild() bool {
 		}
 	case "write":
 		writeUntilKilled(args[1], args[2], args[3:])
+	case "bank":
+		bankUntilKilled(args[1], args[2])
 	}
 	return true
 }

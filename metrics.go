@@ -16,7 +16,10 @@ const (
 	opSet
 	opDelete
 	opCompareAndSwap
+	opDeleteRange
+	opMerge
 	opBatch
+	opCommit
 	opScan
 	opSync
 	operations // how many there are
@@ -30,7 +33,10 @@ var sampleEvery = [operations]uint64{
 	opSet:            16,
 	opDelete:         16,
 	opCompareAndSwap: 16,
+	opDeleteRange:    1,
+	opMerge:          16,
 	opBatch:          1,
+	opCommit:         1,
 	opScan:           16,
 	opSync:           1,
 }
@@ -185,17 +191,32 @@ func (l Latency) Quantile(q float64) time.Duration {
 // after another while the store is at work, so they need not agree to the last
 // call.
 type Metrics struct {
-	Get            OpMetrics // Get, GetTo and Has
+	Get            OpMetrics // Get, GetTo and Has, also of snapshots and transactions
 	Set            OpMetrics
 	Delete         OpMetrics
 	CompareAndSwap OpMetrics
+	DeleteRange    OpMetrics
+	Merge          OpMetrics
 	Batch          OpMetrics // Batch.Commit
+	Commit         OpMetrics // of transactions that write, also by Update
 	Scan           OpMetrics // Scan and ScanPrefix, without the moves
 	Sync           OpMetrics // DB.Sync
 
-	Memory MemoryMetrics
-	Pages  PageMetrics
-	Disk   DiskMetrics
+	Versions VersionMetrics
+	Memory   MemoryMetrics
+	Pages    PageMetrics
+	Disk     DiskMetrics
+}
+
+// VersionMetrics say what open snapshots, iterators and transactions keep, and
+// how transactions fared.
+type VersionMetrics struct {
+	Open      int64         // snapshots, iterators and transactions that are open
+	OldestAge time.Duration // since the oldest of them was opened; 0 if none is
+	KeptPages int64         // pages with versions that only those see
+	KeptBytes int64         // and the bytes of such versions, about: as of each page's last consolidation
+	Conflicts uint64        // commits that failed with ErrConflict
+	Retries   uint64        // tries of Update after the first
 }
 
 // MemoryMetrics are sizes in bytes.
@@ -229,15 +250,27 @@ type DiskMetrics struct {
 // Metrics returns what the store counted. After Close, the sizes are those of
 // a store that holds nothing.
 func (d *DB) Metrics() Metrics {
-	cache := d.tree.Metrics().Cache
+	all := d.tree.Metrics()
+	cache := all.Cache
 	return Metrics{
 		Get:            d.recorder.read(opGet),
 		Set:            d.recorder.read(opSet),
 		Delete:         d.recorder.read(opDelete),
 		CompareAndSwap: d.recorder.read(opCompareAndSwap),
+		DeleteRange:    d.recorder.read(opDeleteRange),
+		Merge:          d.recorder.read(opMerge),
 		Batch:          d.recorder.read(opBatch),
+		Commit:         d.recorder.read(opCommit),
 		Scan:           d.recorder.read(opScan),
 		Sync:           d.recorder.read(opSync),
+		Versions: VersionMetrics{
+			Open:      cache.OpenMoments,
+			OldestAge: cache.OldestMoment,
+			KeptPages: all.KeptLeaves,
+			KeptBytes: all.KeptBytes,
+			Conflicts: all.Conflicts,
+			Retries:   d.retries.Load(),
+		},
 		Memory: MemoryMetrics{
 			Used:    cache.MemoryBytes,
 			Mapped:  cache.MappedBytes,

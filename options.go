@@ -55,6 +55,12 @@ type Options struct {
 	// not limit the data then.
 	InMemory bool
 
+	// Merger folds the operands that Merge adds to keys. nil means that there
+	// is none: Merge fails with ErrNoMerger, and so do reads of keys on which
+	// an earlier process left operands. It is to be the same, or one that
+	// understands all older operands, each time the store is opened.
+	Merger Merger
+
 	// Logger receives what the store has to report, such as a damaged file
 	// that it could do without. nil means slog.Default, warnings and errors
 	// only.
@@ -167,6 +173,9 @@ func (o *Options) tree(dir string) tree.Options {
 		ReadOnly:  o.ReadOnly,
 		Logger:    o.Logger,
 	}}
+	if o.Merger != nil {
+		t.Merger = tree.Merger(o.Merger)
+	}
 	switch o.Durability {
 	case DurabilitySync:
 		t.Durability = tree.Sync

@@ -36,6 +36,7 @@ type Cache struct {
 	moments    moments
 	pids       pids
 	loads      loads
+	borrowed   borrowed
 	groups     groups
 	evict      evictor
 	checkpoint checkpointer
@@ -66,6 +67,7 @@ func Open(o Options) (*Cache, error) {
 	c.epochs = epoch.New(c.reclaim)
 	c.table = newTable(c.arena)
 	c.loads.pending = make(map[PID]*load)
+	c.borrowed.pages = make(map[PID]borrowedBase)
 	c.recovery.trees = make(map[uint64]Recovery)
 	c.clean.refused = make(map[LSN]bool)
 	c.clean.wake = make(chan struct{}, 1)

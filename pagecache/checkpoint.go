@@ -62,6 +62,7 @@ func (c *Cache) runCheckpointer() {
 		case <-tick.C:
 		}
 		c.epochs.TryAdvance()
+		c.dropBorrowed()
 		if int64(c.log.Tail(log.Fresh))-int64(c.checkpoint.last.Load()) < c.options.SnapshotBytes {
 			continue
 		}

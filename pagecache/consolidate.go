@@ -65,6 +65,18 @@ func (c *Cache) Fold(g epoch.Guard, pid PID) error {
 	return err
 }
 
+// Consolidate folds the page, whatever its deltas, if it is resident and nobody
+// owns it: for an owner who knows that it will become smaller. With toLog it is
+// written to the log, and what that had of it is given back.
+func (c *Cache) Consolidate(g epoch.Guard, pid PID, toLog bool) error {
+	v, err := c.View(g, pid)
+	if err != nil || !v.Resident() || v.Owned() {
+		return ignoreGone(err)
+	}
+	_, err = c.consolidate(g, v, toLog && !c.options.InMemory)
+	return err
+}
+
 func ignoreGone(err error) error {
 	if err == ErrGone {
 		return nil
@@ -112,6 +124,9 @@ func (c *Cache) rewrite(g epoch.Guard, v View, s log.Stream) (bool, error) {
 }
 
 func (c *Cache) fold(g epoch.Guard, v View, toLog bool, stream log.Stream) (bool, error) {
+	if v.Owned() {
+		return false, nil // and its base may be a borrowed one
+	}
 	s := c.scratch.get()
 	defer c.scratch.put(s)
 	if !v.Merging(&s.merging) {

@@ -186,7 +186,8 @@ func (c *Cache) tryPublishLoaded(s *scratch, pid PID, a absence, read []Fragment
 		return false, false, nil
 	}
 	if v.Owned() {
-		return false, true, nil
+		err := c.lend(s, v, read)
+		return err == nil, false, err
 	}
 	data, err := c.foldLoaded(s, v, read)
 	if err != nil {

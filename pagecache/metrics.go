@@ -31,6 +31,7 @@ type Metrics struct {
 	Pages          uint64
 	FreePages      uint64
 	OpenMoments    int64
+	OldestMoment   time.Duration // age of the oldest open moment
 	OpenedMoments  uint64
 	Conflicts      uint64        // updates that met a changed page
 	Folds          uint64        // consolidations in memory
@@ -57,6 +58,7 @@ func (c *Cache) Metrics() Metrics {
 		return Metrics{Log: c.log.Metrics()}
 	}
 	space := c.space(c.log.Segments())
+	_, age := c.OldestMoment()
 	return Metrics{
 		Log:            c.log.Metrics(),
 		MemoryBytes:    c.arena.Used(),
@@ -65,6 +67,7 @@ func (c *Cache) Metrics() Metrics {
 		Pages:          uint64(c.pids.max()) - free,
 		FreePages:      free,
 		OpenMoments:    c.moments.open.Load(),
+		OldestMoment:   age,
 		OpenedMoments:  c.moments.opened.Load(),
 		Conflicts:      m.conflicts.Load(),
 		Folds:          m.folds.Load(),

@@ -5,11 +5,13 @@ import (
 	"runtime"
 	"slices"
 	"sync/atomic"
+	"time"
 
 	"github.com/pulkdb/db/internal/arena"
 	"github.com/pulkdb/db/internal/epoch"
 	"github.com/pulkdb/db/internal/invariant"
 	"github.com/pulkdb/db/internal/paths"
+	"github.com/pulkdb/db/internal/testhooks"
 	"github.com/pulkdb/db/log"
 )
 
@@ -91,14 +93,14 @@ func (u *Update) Acquire(pid PID) (View, error) {
 	if i, ok := u.index[pid]; ok && u.targets[i].acquired {
 		return u.targets[i].view, nil
 	}
-	for {
+	for try := 0; ; try++ {
 		v, err := u.c.View(u.guard, pid)
 		if err != nil {
 			return View{}, err
 		}
 		slot := u.c.table.slot(pid)
 		if v.Owned() || !slot.CompareAndSwap(v.word, v.word|slotWriter) {
-			runtime.Gosched()
+			pause(try)
 			continue
 		}
 		v.word |= slotWriter
@@ -106,6 +108,21 @@ func (u *Update) Acquire(pid PID) (View, error) {
 		return v, nil
 	}
 }
+
+// pause lets others run: a bit is held for microseconds, but by an Update of very
+// many pages for longer, and who waits for that one must not take its processor.
+func pause(try int) {
+	if try < acquireSpins {
+		runtime.Gosched()
+		return
+	}
+	time.Sleep(min(time.Duration(try)*time.Microsecond, acquireSleepMax))
+}
+
+const (
+	acquireSpins    = 64
+	acquireSleepMax = time.Millisecond
+)
 
 // Release gives an acquired page back unchanged.
 //
@@ -274,7 +291,7 @@ func (u *Update) lost(decider int) bool {
 // prepare makes the nodes of all ops.
 func (u *Update) prepare() error {
 	c := u.c
-	if u.appends > 1 {
+	if u.appends > 1 && !testhooks.PublishLeafByLeaf.On() {
 		u.cell = c.arena.Alloc(batchCellBytes)
 		c.arena.Word(u.cell, 0).Store(cellInstalling)
 	}

@@ -62,6 +62,11 @@ func (c *Cache) viewWord(pid PID, word uint64) (View, error) {
 	default:
 		return View{}, ErrGone
 	}
+	if v.bottom.kind == nodeAbsent && v.Owned() {
+		if lent := c.findBorrowed(pid, v.bottomRef()); lent != nil {
+			v.bottom = lent
+		}
+	}
 	// The second chance of the evictor. The line is read anyway; it is written
 	// once per turn of the evictor's hand.
 	if v.bottom.mark.Load() == 0 {
@@ -177,6 +182,33 @@ func (c *Cache) stampSlow(d *deltaNode, w uint64) (stamp uint64, visible bool) {
 		s = cell.Load()
 	}
 	return s, true
+}
+
+// NewestStamp is a stamp that no version of the page is above: the newest one's,
+// or a little more in a page that was replaced. It is exact enough to tell, also
+// of an evicted page, that nothing in it is newer than a moment. visible is
+// false if an Update is being installed in the page.
+func (v View) NewestStamp() (stamp uint64, visible bool) {
+	if d := v.top(); d != nil {
+		if _, visible := v.c.stampOf(d); !visible {
+			return 0, false
+		}
+	}
+	return v.newestStamp(), true
+}
+
+// LogBytes is what the page takes in the log, and places is in how many places
+// it stands there: so many reads bring it back, were it evicted.
+func (v View) LogBytes() (n, places int) {
+	for i := range int(v.bottom.positions) {
+		n += int(v.bottom.position(i).Size)
+	}
+	places = int(v.bottom.positions)
+	for d := v.top(); d != nil; d = v.c.olderDelta(d) {
+		n += int(d.size)
+		places++
+	}
+	return n, places
 }
 
 // newestStamp is the newest stamp of the page.

@@ -56,10 +56,29 @@ func (t *Tree) tendBlind(pid PID, r pagecache.Result) {
 	paths.Hit(paths.BlindUpdate)
 	t.metrics.blind.Add(1)
 	if r.Reads >= blindReadsMax {
-		if err := t.cache.Load(pid); err != nil {
-			t.metrics.tendErrors.Add(1)
-			return
-		}
-		t.tend(pid) // it is folded, which says nothing of its size
+		t.loadAndTend(pid)
 	}
+}
+
+// tendUnread follows a commit that wrote to a leaf which was not in memory.
+func (t *Tree) tendUnread(pid PID) {
+	g := t.cache.Pin()
+	v, err := t.cache.View(g, pid)
+	places := 0
+	if err == nil {
+		_, places = v.LogBytes()
+	}
+	g.Unpin()
+	t.metrics.blind.Add(1)
+	if places >= blindReadsMax {
+		t.loadAndTend(pid)
+	}
+}
+
+func (t *Tree) loadAndTend(pid PID) {
+	if err := t.cache.Load(pid); err != nil {
+		t.metrics.tendErrors.Add(1)
+		return
+	}
+	t.tend(pid) // it is folded, which says nothing of its size
 }

@@ -124,5 +124,5 @@ func (t *Tree) tryMerged(pid PID) (node, error) {
 	}
 	m := newMerger()
 	defer m.release()
-	return m.mergeView(v)
+	return m.mergeView(v, folder{})
 }

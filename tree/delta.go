@@ -74,11 +74,12 @@ func appendRun(dst []byte, kind byte, changes []change) []byte {
 }
 
 func (d delta) isRun() bool   { return d[0] == kindLeafRun || d[0] == kindInnerRun }
+func (d delta) isErase() bool { return d[0] == kindLeafErase }
 func (d delta) isInner() bool { return d[0] == kindInnerOne || d[0] == kindInnerRun }
 
 // asDelta checks in constant time that the arrays lie within b.
 func asDelta(b []byte) (delta, error) {
-	if len(b) < 3 || b[0] < kindLeafOne || b[0] > kindInnerRun {
+	if len(b) < 3 || (b[0] < kindLeafOne || b[0] > kindInnerRun) && b[0] != kindLeafErase {
 		return nil, fmt.Errorf("%w: not a delta", ErrCorrupt)
 	}
 	d := delta(b)
@@ -89,11 +90,15 @@ func asDelta(b []byte) (delta, error) {
 	return d, nil
 }
 
+// count is the number of changes; 0 if the delta erases a range.
 func (d delta) count() int {
-	if !d.isRun() {
-		return 1
+	switch {
+	case d.isRun():
+		return int(le.Uint32(d[4:]))
+	case d.isErase():
+		return 0
 	}
-	return int(le.Uint32(d[4:]))
+	return 1
 }
 
 func (d delta) offsetBytes() int {
@@ -162,9 +167,13 @@ func (d delta) search(key []byte) (i int, equal, ok bool) {
 	return lo, false, true
 }
 
-// find returns the change of key, if the delta has one.
+// find returns the change of key, if the delta has one. It does not tell whether
+// the delta erases it.
 func (d delta) find(key []byte) (c change, found, ok bool) {
 	if !d.isRun() {
+		if d.isErase() {
+			return c, false, true
+		}
 		c, ok = decodeChange(d[1:])
 		return c, ok && string(c.key) == string(key), ok
 	}
@@ -198,6 +207,10 @@ func (d delta) validate() error {
 	if err != nil {
 		return err
 	}
+	if d.isErase() {
+		_, err := decodeErase(d)
+		return err
+	}
 	if d.isRun() && (d[1]&^nodeWide != 0 || d[2] != 0 || d[3] != 0 || d.count() == 0) {
 		return fmt.Errorf("%w: header of a run", ErrCorrupt)
 	}
@@ -216,8 +229,8 @@ func (d delta) validate() error {
 			return fmt.Errorf("%w: change %d is no separator", ErrCorrupt, i)
 		case c.flags&entryTombstone != 0 && (c.flags != entryTombstone || len(c.value) != 0):
 			return fmt.Errorf("%w: change %d is a tombstone with a value", ErrCorrupt, i)
-		case c.flags&entryIndirect != 0 && !validChunks(c.value):
-			return fmt.Errorf("%w: change %d: chunks", ErrCorrupt, i)
+		case !validValue(c.flags, c.value):
+			return fmt.Errorf("%w: change %d: chunks or operands", ErrCorrupt, i)
 		}
 		last = c.key
 	}
@@ -229,6 +242,13 @@ func (d delta) String() string {
 	if _, err := asDelta(d); err != nil {
 		return err.Error()
 	}
+	if d.isErase() {
+		e, err := decodeErase(d)
+		if err != nil {
+			return err.Error()
+		}
+		return e.String()
+	}
 	var b bytes.Buffer
 	for i := range d.count() {
 		c, _ := d.at(i)
@@ -238,7 +258,8 @@ func (d delta) String() string {
 }
 
 // hintOf is what a reader compares before it looks into a delta: 16 bits of a
-// hash of the key, never 0. A run has hint 0, which fits every key.
+// hash of the key, never 0. A run and an erasure have hint 0, which fits every
+// key.
 func hintOf(key []byte) uint16 {
 	const m = 0x9e3779b97f4a7c15
 	h := uint64(len(key)) * m

@@ -7,17 +7,21 @@
 // waits for nobody and allocates nothing. Iterators see one moment. Batches are
 // seen, and survive a crash, whole or not at all.
 //
-// It does not do: range deletions, merge operands, transactions, several trees
-// in one store, and joining nodes that have become empty. The formats have room
-// for these and refuse what they do not know.
+// Commit writes to any number of keys and ranges at one moment, if what a
+// transaction has read is still so. A Moment is a read snapshot.
+//
+// It does not do: several trees in one store, and joining nodes that have become
+// empty. The formats have room for these and refuse what they do not know.
 //
 // # Where to begin
 //
 // format.go has the layouts. node.go, search.go and delta.go read them; merge.go
 // folds deltas into a node; build.go writes one. descend.go finds a leaf,
 // read.go, update.go and blind.go are the operations on one key, split.go, cut.go
-// and finish.go how the tree grows, value.go the large values, batch.go and
-// iterator.go what their names say, check.go what must always hold.
+// and finish.go how the tree grows, value.go the large values; writes.go,
+// commit.go and validate.go are the commit of many keys, moment.go and iterator.go
+// what their names say; shrink.go gives back what nobody sees any more, and
+// check.go says what must always hold.
 //
 // # Invariants
 //
@@ -36,6 +40,9 @@
 //	    if a newer one is seen by every open moment that sees it, and every later
 //	    moment; it drops a stamp only if every open and later moment is at or
 //	    above it. Equal stamps: the later in the chain is the newer.
+//	    Operands are folded in a merge onto a known base or absence only, up to the
+//	    newest of each span that no moment divides, and the result has that one's
+//	    stamp. From the first that cannot be folded on they stay, in order.
 //	T5  The root is the page that was written as root with the highest generation.
 //	    Its flag stands in the base that is replaced when the root is split, and
 //	    only there; the same record makes the next root. Tree.root only moves to

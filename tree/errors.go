@@ -10,10 +10,16 @@ import (
 var (
 	// ErrNotFound: the key is absent.
 	ErrNotFound = errors.New("tree: key not found")
-	// ErrUnsorted: the operations of a batch are not sorted by key, or not unique.
-	ErrUnsorted = errors.New("tree: batch is not sorted or has a key twice")
+	// ErrUnsorted: the keys or ranges of a commit are not sorted and disjoint, or a
+	// range is empty.
+	ErrUnsorted = errors.New("tree: keys or ranges are not sorted and disjoint")
 	// ErrTooLarge: a key is longer than MaxKeyBytes or a value than MaxValueBytes.
 	ErrTooLarge = pagecache.ErrTooLarge
+	// ErrNoMerger: a merge operand, to be written or read, and no Options.Merger.
+	ErrNoMerger = errors.New("tree: no merger")
+	// ErrConflict: something that a transaction read has been written to since. Nothing
+	// of the transaction has happened.
+	ErrConflict = errors.New("tree: conflict with another write")
 	// ErrReadOnly: a write to a store opened read-only.
 	ErrReadOnly = pagecache.ErrReadOnly
 	// ErrClosed: the store is closed.

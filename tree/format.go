@@ -14,6 +14,7 @@ const (
 	kindInnerOne    = 6 // delta: one separator
 	kindInnerRun    = 7 // delta: a sorted run of separators
 	kindInnerRemove = 8 // reserved: separators to remove (joins); refused
+	kindLeafErase   = 9 // delta: the keys of a range of a leaf are deleted
 )
 
 // A node is a header, the key prefix, three arrays and the entries. Integers
@@ -47,7 +48,7 @@ const (
 // suffixes do, but for ties. An entry does not repeat the head:
 //
 //	Offset  Size  Field   Meaning
-//	     0     1  flags   entryTombstone, entryStamp, entryIndirect, entryOlder; other bits are refused
+//	     0     1  flags   entryTombstone, entryStamp, entryIndirect, entryOperand, entryOlder; other bits are refused
 //	     1   1-3  suffix  bytes of the suffix, a uvarint
 //	         0|8  stamp   if entryStamp; without it every reader sees the version
 //	              tail    the suffix from its ninth byte on
@@ -76,19 +77,19 @@ const (
 	entryTombstone = 1 << 0 // the key is deleted
 	entryStamp     = 1 << 1 // a stamp follows
 	entryIndirect  = 1 << 2 // the value is a list of chunks, see value.go
-	entryOperand   = 1 << 3 // reserved: a merge operand; refused
+	entryOperand   = 1 << 3 // the value is a list of merge operands, see operand.go
 	entryOlder     = 1 << 4 // an older version of the key before it
 
-	entryFlags  = entryTombstone | entryStamp | entryIndirect | entryOlder
-	changeFlags = entryTombstone | entryIndirect // those that a delta may carry
+	entryFlags  = entryTombstone | entryStamp | entryIndirect | entryOperand | entryOlder
+	changeFlags = entryTombstone | entryIndirect | entryOperand // those that a delta may carry
 )
 
-// A delta is one change, or a sorted run of them. It has no stamps: the
-// fragment's covers them all.
+// A delta is one change, a sorted run of them, or an erasure, for which see
+// erase.go. It has no stamps: the fragment's covers all of it.
 //
 //	Offset  Size  Field    Meaning
 //	     0     1  kind     kindLeafOne or kindInnerOne
-//	     1     1  flags    as in an entry: entryTombstone, entryIndirect
+//	     1     1  flags    as in an entry: entryTombstone, entryIndirect, entryOperand
 //	     2   1-3  key      bytes of the key, a uvarint
 //	              key
 //	              value    to the end of the delta

@@ -3,8 +3,6 @@ package tree
 import (
 	"bytes"
 	"fmt"
-
-	"github.com/pulkdb/db/pagecache"
 )
 
 // An Iterator walks over the rows of a range in key order, both ways, as they were
@@ -18,10 +16,11 @@ import (
 // start. Seeks stay within the bounds.
 type Iterator struct {
 	t      *Tree
-	moment pagecache.Moment
+	moment Moment
 	lo, hi []byte // bounds; hi is nil if open
 	closed bool
 	err    error
+	merge  error // why the first row whose operands could not be folded has no value
 
 	// The private copy of a leaf: its rows as of the moment. They lie within the
 	// bounds from from to to.
@@ -34,7 +33,7 @@ type Iterator struct {
 	i     int   // the row, if stand is onRow
 	row   entry // as in the copy
 	key   []byte
-	value []byte // of a row whose value has pages of its own
+	value []byte // of a row whose value has pages of its own or has been folded
 	read  bool   // value is i's
 }
 
@@ -50,12 +49,19 @@ const (
 // Scan returns an iterator over the keys in [lo, hi), as of now; nil means open.
 // It is not nil; if the store is closed it says ErrClosed.
 func (t *Tree) Scan(lo, hi []byte) *Iterator {
+	it := t.newIterator(lo, hi)
+	if !it.closed {
+		it.moment = t.openMoment()
+	}
+	return it
+}
+
+// newIterator returns one without a moment, or a closed one if the store is.
+func (t *Tree) newIterator(lo, hi []byte) *Iterator {
 	it := &Iterator{t: t, lo: bytes.Clone(lo), hi: bytes.Clone(hi), key: []byte{}}
 	if t.closed.Load() {
 		it.err, it.closed = ErrClosed, true
-		return it
 	}
-	it.moment = t.cache.OpenMoment()
 	return it
 }
 
@@ -67,11 +73,18 @@ func (it *Iterator) Close() error {
 		it.moment.Close()
 		it.leaf, it.stand = nil, atEnd
 	}
-	return it.err
+	return it.Err()
 }
 
-// Err returns why a move or Value failed, or nil.
-func (it *Iterator) Err() error { return it.err }
+// Err returns why a move or Value failed, or nil. A row whose operands cannot be
+// folded has a key and no value: Err is then ErrNoMerger or a *MergeError, and
+// stays so, but the iterator can be moved on.
+func (it *Iterator) Err() error {
+	if it.err == nil {
+		return it.merge
+	}
+	return it.err
+}
 
 // Valid reports whether the iterator stands on a row.
 func (it *Iterator) Valid() bool { return it.stand == onRow }
@@ -91,6 +104,12 @@ func (it *Iterator) Key() []byte {
 func (it *Iterator) Value() []byte {
 	if it.stand != onRow {
 		return nil
+	}
+	if it.row.flags&entryOperand != 0 {
+		if !it.read {
+			return nil
+		}
+		return it.value[:len(it.value):len(it.value)]
 	}
 	if it.row.flags&entryIndirect == 0 {
 		return it.row.value[:len(it.row.value):len(it.row.value)]
@@ -120,10 +139,7 @@ func (it *Iterator) Last() bool {
 	if !it.usable() || !it.enter(seek{last: true}, 0) {
 		return false
 	}
-	if it.from < it.to {
-		return it.stop(it.to - 1)
-	}
-	return it.backward()
+	return it.downFrom(it.to)
 }
 
 // SeekGE moves to the first row whose key is at least key.
@@ -145,10 +161,8 @@ func (it *Iterator) SeekGE(key []byte) bool {
 			return false
 		}
 	}
-	if i, _ := it.leaf.search(key); i < it.to {
-		return it.stop(i)
-	}
-	return it.forward()
+	i, _ := it.leaf.search(key)
+	return it.upFrom(i)
 }
 
 // SeekLT moves to the last row whose key is below key.
@@ -168,10 +182,8 @@ func (it *Iterator) SeekLT(key []byte) bool {
 	if !it.enter(seek{key: key, strict: true}, 0) {
 		return false
 	}
-	if i, _ := it.leaf.search(key); i > it.from {
-		return it.stop(i - 1)
-	}
-	return it.backward()
+	i, _ := it.leaf.search(key)
+	return it.downFrom(i)
 }
 
 // Next moves to the next row.
@@ -183,10 +195,8 @@ func (it *Iterator) Next() bool {
 		return it.First()
 	case it.stand == atEnd:
 		return false
-	case it.i+1 < it.to:
-		return it.stop(it.i + 1)
 	}
-	return it.forward()
+	return it.upFrom(it.after(it.i))
 }
 
 // Prev moves to the row before.
@@ -198,10 +208,8 @@ func (it *Iterator) Prev() bool {
 		return it.Last()
 	case it.stand == atStart:
 		return false
-	case it.i > it.from:
-		return it.stop(it.i - 1)
 	}
-	return it.backward()
+	return it.downFrom(it.i)
 }
 
 // usable reports whether the iterator can move.
@@ -221,14 +229,92 @@ func (it *Iterator) fail(err error) {
 	it.stand = atEnd
 }
 
-// stop stands on row i of the copy.
+// after is the row after row i of the copy, and before the one before it. The
+// copy has several entries for a row with operands: those and what they lie on.
+func (it *Iterator) after(i int) int {
+	if !it.leaf.versioned() {
+		return i + 1
+	}
+	return it.leaf.group(i)
+}
+
+func (it *Iterator) before(i int) int {
+	i--
+	if it.leaf.versioned() {
+		for it.leaf.entryFlags(i)&entryOlder != 0 {
+			i--
+		}
+	}
+	return i
+}
+
+// upFrom moves to the first row from row i of the copy on, in the copy or in the
+// leaves right of it.
+func (it *Iterator) upFrom(i int) bool { return it.upWithin(i) || it.err == nil && it.forward() }
+
+func (it *Iterator) upWithin(i int) bool {
+	for ; i < it.to; i = it.after(i) {
+		if present := it.stop(i); present || it.err != nil {
+			return present
+		}
+	}
+	return false
+}
+
+// downFrom moves to the last row before row i of the copy, in the copy or in the
+// leaves left of it.
+func (it *Iterator) downFrom(i int) bool { return it.downWithin(i) || it.err == nil && it.backward() }
+
+func (it *Iterator) downWithin(i int) bool {
+	for i > it.from {
+		i = it.before(i)
+		if present := it.stop(i); present || it.err != nil {
+			return present
+		}
+	}
+	return false
+}
+
+// stop stands on row i of the copy. It is false if operands fold to nothing, or if
+// the iterator has failed.
 func (it *Iterator) stop(i int) bool {
 	it.stand, it.i, it.read = onRow, i, false
 	it.row = it.leaf.entry(i)
 	// The key's buffer begins with the prefix, see bound.
 	it.key = appendHead(it.key[:it.prefix], it.leaf.head(i), min(it.row.suffixBytes, 8))
 	it.key = append(it.key, it.row.tail...)
-	return true
+	return it.row.flags&entryOperand == 0 || it.foldRow()
+}
+
+// foldRow folds the row's operands. A merger that fails harms this row only.
+func (it *Iterator) foldRow() bool {
+	var x pile
+	base := it.leaf.group(it.i)
+	for i := base - 1; i >= it.i; i-- {
+		if e := it.leaf.entry(i); e.flags&entryOperand != 0 {
+			x.operands = append(x.operands, e.value...)
+		} else {
+			x.base, x.flags = append([]byte{}, e.value...), e.flags&entryIndirect
+		}
+	}
+	value, present, current, err := it.t.foldPile(it.value[:0], it.key, &x)
+	if err == nil && !current {
+		err = fmt.Errorf("%w: value of %q is gone", ErrCorrupt, it.key)
+	}
+	if err != nil && !isMergeFailure(err) {
+		it.fail(err)
+		return false
+	}
+	if err != nil {
+		if it.merge == nil {
+			it.merge = err
+		}
+		return true
+	}
+	if present {
+		it.value, it.read = value, true
+	}
+	return present
 }
 
 // forward moves to the first row of the leaves right of the copy. It finds them
@@ -243,8 +329,8 @@ func (it *Iterator) forward() bool {
 		if !it.enter(seek{key: it.fence}, it.leaf.right()) {
 			return false
 		}
-		if it.from < it.to {
-			return it.stop(it.from)
+		if present := it.upWithin(it.from); present || it.err != nil {
+			return present
 		}
 	}
 }
@@ -261,8 +347,8 @@ func (it *Iterator) backward() bool {
 		if !it.enter(seek{key: it.fence, strict: true}, 0) {
 			return false
 		}
-		if it.from < it.to {
-			return it.stop(it.to - 1)
+		if present := it.downWithin(it.to); present || it.err != nil {
+			return present
 		}
 	}
 }

@@ -7,11 +7,14 @@ import (
 )
 
 // materializer is how the page cache folds and recognises the tree's pages.
-type materializer struct{}
+type materializer struct {
+	fold folder // of merge operands
+	kept *keptLeaves
+}
 
 // Merge appends the node that the fragments amount to. A chunk page has nothing
 // but a base.
-func (materializer) Merge(dst []byte, in *pagecache.Merging) ([]byte, error) {
+func (x materializer) Merge(dst []byte, in *pagecache.Merging) ([]byte, error) {
 	if !in.Base || len(in.Fragments) == 0 {
 		return nil, fmt.Errorf("%w: merge without a base", ErrCorrupt)
 	}
@@ -23,10 +26,14 @@ func (materializer) Merge(dst []byte, in *pagecache.Merging) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	r := rule{moments: in.Moments, keepAll: in.KeepAll, free: func(list []byte) { freeChunks(in, list) }}
+	r := rule{moments: in.Moments, keepAll: in.KeepAll, free: func(list []byte) { freeChunks(in, list) }, fold: x.fold}
 	m := newMerger()
 	defer m.release()
-	return m.merge(dst, n, in.Fragments[1:], r)
+	out, err := m.merge(dst, n, in.Fragments[1:], r)
+	if err == nil {
+		x.kept.note(in.PID, node(out[len(dst):]))
+	}
+	return out, err
 }
 
 func freeChunks(in *pagecache.Merging, list []byte) {

@@ -18,13 +18,22 @@ type merger struct {
 	order   []ordered // the changes, sorted by key, then newest first
 	plan    []step
 	group   []version // versions of one key, newest first
-	prefix  int       // bytes of the merged node's prefix
-	count   int       // of the merged node
-	bytes   int       // of its entries
+	key     version   // one of them that was not made
+	kept    []version // of a group with operands
+	made    []madeVersion
+	prefix  int // bytes of the merged node's prefix
+	count   int // of the merged node
+	bytes   int // of its entries
 	newest  uint64
 	marked  bool // some planned entry has a flag other than entryIndirect
 
-	rebased []byte // base with another prefix
+	erasures []erasure // of all deltas; then newest first
+	erased   []span    // of the base, by any of them; disjoint, in order
+
+	nextErased int // of those the first that may lie above what is planned
+
+	rebased   []byte // base with another prefix
+	keyBuffer []byte
 
 	// after and before count the changed keys above and below all of the base's.
 	after, before, changedKeys int
@@ -40,7 +49,7 @@ type ordered struct {
 type step struct {
 	kind  stepKind
 	flags byte // of the entry put
-	from  int  // index into base or changes
+	from  int  // index into base, changes or made
 	to    int  // copyRun: end of the run
 }
 
@@ -50,6 +59,7 @@ const (
 	copyRun   stepKind = iota + 1 // base entries [from, to) as they are
 	copyEntry                     // base entry from, with other flags
 	putChange                     // change from
+	putMade                       // made version from
 )
 
 var mergers = sync.Pool{New: func() any { return new(merger) }}
@@ -62,8 +72,10 @@ const mergerBytesMax = 1 << 20
 // release gives the merger back. It drops what refers to borrowed memory.
 func (m *merger) release() {
 	clear(m.changes)
+	clear(m.made)
+	clear(m.erasures)
 	m.rule, m.base = rule{}, nil
-	if cap(m.changes) > mergerBytesMax/64 || cap(m.rebased) > mergerBytesMax || cap(m.plan) > mergerBytesMax/32 {
+	if cap(m.changes) > mergerBytesMax/64 || cap(m.made) > mergerBytesMax/64 || cap(m.group) > mergerBytesMax/32 || cap(m.rebased) > mergerBytesMax || cap(m.plan) > mergerBytesMax/32 {
 		return
 	}
 	mergers.Put(m)
@@ -83,7 +95,7 @@ func (m *merger) merge(dst []byte, base node, deltas []pagecache.Fragment, r rul
 
 func (m *merger) begin(base node, r rule) {
 	m.base, m.rule = base, r
-	m.changes, m.plan = m.changes[:0], m.plan[:0]
+	m.changes, m.plan, m.made, m.erasures = m.changes[:0], m.plan[:0], m.made[:0], m.erasures[:0]
 	m.count, m.bytes, m.marked = 0, 0, false
 	m.after, m.before, m.changedKeys = 0, 0, 0
 	m.newest = base.newest()
@@ -106,6 +118,12 @@ func (m *merger) add(data []byte, stamp uint64, seq uint32) error {
 		return fmt.Errorf("%w: delta of kind %d on a node of kind %d", ErrCorrupt, d[0], m.base.kind())
 	}
 	m.newest = max(m.newest, stamp)
+	if d.isErase() {
+		e, err := decodeErase(d)
+		e.stamp, e.seq = stamp, seq
+		m.erasures = append(m.erasures, e)
+		return err
+	}
 	for i := range d.count() {
 		c, ok := d.at(i)
 		if !ok || c.flags&^changeFlags != 0 {
@@ -148,6 +166,7 @@ func (m *merger) finish(dst []byte) ([]byte, error) {
 		m.base = node(m.rebased)
 	}
 	m.sortChanges()
+	m.sortErasures()
 	m.makePlan()
 	return m.write(dst), nil
 }
@@ -182,7 +201,7 @@ func (m *merger) compare(a, b ordered) int {
 // makePlan walks base and changes in key order.
 func (m *merger) makePlan() {
 	b, count := 0, m.base.count()
-	plain := len(m.rule.moments) == 0 && !m.rule.keepAll && !m.rule.visible
+	plain := len(m.rule.moments) == 0 && !m.rule.keepAll && !m.rule.visible && len(m.erasures) == 0
 	for c := 0; c < len(m.order); {
 		first := int(m.order[c].index)
 		at, equal := m.base.search(m.changes[first].key)
@@ -195,15 +214,15 @@ func (m *merger) makePlan() {
 			baseEnd = m.base.group(at)
 		}
 		switch {
-		case plain && flags&entryIndirect == 0 && (!equal || baseEnd == at+1 && m.base.entryFlags(at)&entryIndirect == 0):
+		case plain && flags&(entryIndirect|entryOperand) == 0 && (!equal || baseEnd == at+1 && m.base.entryFlags(at)&entryIndirect == 0):
 			if m.changes[first].flags&entryTombstone == 0 {
-				m.planVersion(version{index: first}, m.changes[first].flags)
+				m.planVersion(version{from: inChanges, index: first}, m.changes[first].flags)
 			}
 		default:
 			m.group = m.group[:0]
 			for _, o := range m.order[c:end] {
 				x := &m.changes[o.index]
-				m.group = append(m.group, version{stamp: x.stamp, flags: x.flags, index: int(o.index)})
+				m.group = append(m.group, version{stamp: x.stamp, flags: x.flags, from: inChanges, index: int(o.index)})
 			}
 			m.addBaseVersions(at, baseEnd)
 			m.planGroup()
@@ -242,13 +261,32 @@ func (m *merger) countKey(at, count int, equal bool) {
 func (m *merger) addBaseVersions(i, end int) {
 	for ; i < end; i++ {
 		e := m.base.entry(i)
-		m.group = append(m.group, version{stamp: e.stamp, flags: e.flags &^ (entryStamp | entryOlder), base: true, index: i})
+		m.group = append(m.group, version{stamp: e.stamp, flags: e.flags &^ (entryStamp | entryOlder), from: inBase, index: i})
 	}
 }
 
-// planBase plans base entries that no change touches. In a node without versions
-// they are one run; else the keys that have some are looked at one by one.
+// planBase plans base entries that no change touches.
 func (m *merger) planBase(from, to int) {
+	for m.nextErased < len(m.erased) && from < to {
+		s := m.erased[m.nextErased]
+		if s.to <= from {
+			m.nextErased++
+			continue
+		}
+		if s.from >= to {
+			break
+		}
+		m.planAlive(from, max(from, s.from))
+		from = max(from, s.from)
+		m.planErased(from, min(s.to, to))
+		from = min(s.to, to)
+	}
+	m.planAlive(from, to)
+}
+
+// planAlive plans base entries that no delta touches. In a node without versions
+// they are one run; else the keys that have some are looked at one by one.
+func (m *merger) planAlive(from, to int) {
 	if !m.base.versioned() {
 		m.planRun(from, to)
 		return
@@ -280,6 +318,10 @@ func (m *merger) planRun(from, to int) {
 
 // planGroup plans the versions of one key that the rule keeps.
 func (m *merger) planGroup() {
+	m.key = m.group[0]
+	if len(m.erasures) > 0 {
+		m.addErasures()
+	}
 	kept := m.keep(m.group)
 	for i, v := range kept {
 		flags := v.flags
@@ -294,14 +336,19 @@ func (m *merger) planGroup() {
 }
 
 func (m *merger) planVersion(v version, flags byte) {
-	s := step{kind: putChange, flags: flags, from: v.index}
-	if v.base {
+	s := step{flags: flags, from: v.index}
+	switch v.from {
+	case inBase:
 		s.kind = copyEntry
 		e := m.base.entry(v.index)
 		m.bytes += entryBytes(flags, e.suffixBytes, len(e.value))
-	} else {
+	case inChanges:
+		s.kind = putChange
 		c := &m.changes[v.index]
 		m.bytes += entryBytes(flags, len(c.key)-m.prefix, len(c.value))
+	case inMade:
+		s.kind = putMade
+		m.bytes += entryBytes(flags, m.suffixBytes(), len(m.made[v.index].value))
 	}
 	m.count++
 	m.marked = m.marked || flags&^entryIndirect != 0
@@ -342,6 +389,15 @@ func (m *merger) write(dst []byte) []byte {
 			c := &m.changes[s.from]
 			suffix := c.key[m.prefix:]
 			w.put(c.head, s.flags, len(suffix), c.stamp, suffix[min(8, len(suffix)):], c.value)
+		case putMade:
+			x := &m.made[s.from]
+			if k := x.key.index; x.key.from == inBase {
+				e := m.base.entry(k)
+				w.put(m.base.head(k), s.flags, e.suffixBytes, x.stamp, e.tail, x.value)
+			} else {
+				suffix := m.changes[k].key[m.prefix:]
+				w.put(m.changes[k].head, s.flags, len(suffix), x.stamp, suffix[min(8, len(suffix)):], x.value)
+			}
 		}
 	}
 	w.done()

@@ -15,7 +15,10 @@ type counters struct {
 	retries       atomic.Uint64
 	owned         atomic.Uint64
 	batchRestarts atomic.Uint64
+	conflicts     atomic.Uint64
+	erasedLeaves  atomic.Uint64
 	blind         atomic.Uint64
+	settled       atomic.Uint64
 	tendErrors    atomic.Uint64
 }
 
@@ -29,8 +32,14 @@ type Metrics struct {
 	FinishedSplits uint64 // half-done splits that a later operation completed
 	Retries        uint64 // updates that met a changed leaf
 	OwnedUpdates   uint64 // single updates that took a writer bit
-	BatchRestarts  uint64 // batches that lost a leaf to eviction on the way
+	BatchRestarts  uint64 // commits that lost a leaf to eviction on the way
+	Conflicts      uint64 // commits that answered ErrConflict
+	ErasedLeaves   uint64 // leaves that range deletions went to
+	ShrunkLeaves   uint64 // leaves consolidated for what nobody sees any more
+	KeptLeaves     int64  // leaves with versions that only open moments see,
+	KeptBytes      int64  // and the bytes of those, about
 	BlindUpdates   uint64 // updates of leaves that were not in memory
+	Settled        uint64 // keys whose operands were folded by a write
 	TendErrors     uint64 // splits and consolidations that failed and will be tried again
 }
 
@@ -46,7 +55,13 @@ func (t *Tree) Metrics() Metrics {
 		Retries:        c.retries.Load(),
 		OwnedUpdates:   c.owned.Load(),
 		BatchRestarts:  c.batchRestarts.Load(),
+		Conflicts:      c.conflicts.Load(),
+		ErasedLeaves:   c.erasedLeaves.Load(),
+		ShrunkLeaves:   t.shrinker.shrunk.Load(),
+		KeptLeaves:     t.shrinker.kept.leaves.Load(),
+		KeptBytes:      t.shrinker.kept.bytes.Load(),
 		BlindUpdates:   c.blind.Load(),
+		Settled:        c.settled.Load(),
 		TendErrors:     c.tendErrors.Load(),
 	}
 }

@@ -245,9 +245,22 @@ func (n node) validEntry(i int, e entry) bool {
 		return e.flags == 0 && childOf(e.value) != 0
 	}
 	if e.flags&entryTombstone != 0 {
-		return e.flags&entryIndirect == 0 && len(e.value) == 0
+		return e.flags&(entryIndirect|entryOperand) == 0 && len(e.value) == 0
 	}
-	return e.flags&entryIndirect == 0 || validChunks(e.value)
+	return validValue(e.flags, e.value)
+}
+
+// validValue checks the value of a version that is no tombstone.
+func validValue(flags byte, value []byte) bool {
+	switch flags & (entryIndirect | entryOperand) {
+	case 0:
+		return true
+	case entryIndirect:
+		return validChunks(value)
+	case entryOperand:
+		return validOperands(value)
+	}
+	return false
 }
 
 // validateOrder checks the stamps of versions, and an inner node's first key.
@@ -262,7 +275,7 @@ func (n node) validateOrder() error {
 	for i := range n.count() {
 		e := n.entry(i)
 		if e.stamp > n.newest() || e.flags&entryOlder != 0 && e.stamp > newer {
-			return fmt.Errorf("%w: entry %d: stamp out of order: %d flags %x newer %d newest %d\n%v", ErrCorrupt, i, e.stamp, e.flags, newer, n.newest(), n)
+			return fmt.Errorf("%w: entry %d: stamp out of order", ErrCorrupt, i)
 		}
 		newer = e.stamp
 	}

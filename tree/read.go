@@ -5,11 +5,11 @@ import "fmt"
 // newestMoment sees every version.
 const newestMoment = ^uint64(0)
 
-// A found is the version of a key that a reader sees, borrowed.
+// A found is the newest version of a key that a reader sees, borrowed.
 type found struct {
-	value []byte // as stored: the value, or its chunk list
+	value []byte // as stored: the value, its chunk list, or operands
 	flags byte
-	ok    bool // the key is present
+	ok    bool // the key is present, or has operands on top: see gather
 }
 
 // GetTo appends the value of key to dst. It returns dst unchanged with an error:
@@ -17,7 +17,10 @@ type found struct {
 // and allocates nothing if dst has room.
 //
 // The linearization point is the View of the leaf.
-func (t *Tree) GetTo(dst, key []byte) ([]byte, error) {
+func (t *Tree) GetTo(dst, key []byte) ([]byte, error) { return t.getAt(newestMoment, dst, key) }
+
+// getAt is GetTo as of a moment, which is open or newestMoment.
+func (t *Tree) getAt(moment uint64, dst, key []byte) ([]byte, error) {
 	if err := t.readable(); err != nil {
 		return dst, err
 	}
@@ -27,13 +30,13 @@ func (t *Tree) GetTo(dst, key []byte) ([]byte, error) {
 		if err != nil {
 			return dst, err
 		}
-		f, err := lookup(&p, key, newestMoment)
+		f, err := lookup(&p, key, moment)
 		if err != nil || !f.ok {
 			g.Unpin()
 			t.finish(p.moved)
 			return dst, notFound(err)
 		}
-		if f.flags&entryIndirect == 0 {
+		if f.flags&(entryIndirect|entryOperand) == 0 {
 			if dst = append(dst, f.value...); dst == nil {
 				dst = []byte{} // an empty value is a value
 			}
@@ -43,16 +46,30 @@ func (t *Tree) GetTo(dst, key []byte) ([]byte, error) {
 			}
 			return dst, nil
 		}
-		list := append([]byte(nil), f.value...)
+		x, err := gatherFound(&p, key, moment, f)
 		g.Unpin()
-		out, current, err := t.appendChunked(dst, list)
 		if err != nil {
 			return dst, err
 		}
-		if current {
+		out, present, current, err := t.foldPile(dst, key, &x)
+		switch {
+		case err != nil:
+			return dst, err
+		case current && !present:
+			return dst, ErrNotFound
+		case current:
 			return out, nil
 		}
 	}
+}
+
+// gatherFound returns the pile of what lookup has found: operands, or a value with
+// pages of its own, which is a pile without operands.
+func gatherFound(p *place, key []byte, moment uint64, f found) (pile, error) {
+	if f.flags&entryOperand != 0 {
+		return gather(p, key, moment)
+	}
+	return pile{base: append([]byte{}, f.value...), flags: f.flags & entryIndirect}, nil
 }
 
 func notFound(err error) error {
@@ -75,7 +92,11 @@ func (t *Tree) readable() error {
 }
 
 // Has reports whether key is present.
-func (t *Tree) Has(key []byte) (bool, error) {
+func (t *Tree) Has(key []byte) (bool, error) { return t.hasAt(newestMoment, key) }
+
+// hasAt is Has as of a moment, which is open or newestMoment. Operands have to be
+// folded to tell.
+func (t *Tree) hasAt(moment uint64, key []byte) (bool, error) {
 	if err := t.readable(); err != nil {
 		if err == ErrNotFound {
 			err = nil
@@ -87,9 +108,16 @@ func (t *Tree) Has(key []byte) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	f, err := lookup(&p, key, newestMoment)
+	f, err := lookup(&p, key, moment)
 	g.Unpin()
 	t.finish(p.moved)
+	if f.flags&entryOperand != 0 && f.ok && err == nil {
+		_, err = t.getAt(moment, nil, key)
+		if err == ErrNotFound {
+			return false, nil
+		}
+		return err == nil, err
+	}
 	return f.ok, err
 }
 
@@ -122,10 +150,16 @@ func lookup(p *place, key []byte, moment uint64) (found, error) {
 	return found{e.value, e.flags, ok}, nil
 }
 
+// findChange returns what a delta of a leaf says of key: that it is erased is a
+// tombstone.
 func findChange(data, key []byte) (c change, has bool, err error) {
 	d, err := asDelta(data)
 	if err != nil {
 		return c, false, err
+	}
+	if d.isErase() {
+		e, err := decodeErase(d)
+		return change{flags: entryTombstone}, err == nil && e.covers(key), err
 	}
 	c, has, ok := d.find(key)
 	if !ok || d.isInner() || has && c.flags&^changeFlags != 0 {

@@ -49,6 +49,13 @@ func (t *Tree) tryTend(pid PID) error {
 			return err
 		}
 	}
+	if err := t.maintain(pid); err != nil {
+		return err
+	}
+	return t.settle(pid)
+}
+
+func (t *Tree) maintain(pid PID) error {
 	g := t.cache.Pin()
 	defer g.Unpin()
 	return t.cache.Maintain(g, pid)
@@ -217,7 +224,11 @@ func (s *split) plan(own bool) (outcome splitOutcome, err error) {
 	}
 	m := newMerger()
 	defer m.release()
-	if s.node, err = m.mergeView(s.view); err != nil || len(s.node) <= limit {
+	var fold folder // no user code under a writer bit
+	if !own {
+		fold = s.t.folder()
+	}
+	if s.node, err = m.mergeView(s.view, fold); err != nil || len(s.node) <= limit {
 		return splitUnneeded, err
 	}
 	if s.cuts = m.cuts(s.node, limit); len(s.cuts) == 0 {
@@ -228,7 +239,7 @@ func (s *split) plan(own bool) (outcome splitOutcome, err error) {
 
 // mergeView returns what the view amounts to, or nil if it cannot be told: a
 // batch is being installed in it. Nothing can be freed here.
-func (m *merger) mergeView(v pagecache.View) (node, error) {
+func (m *merger) mergeView(v pagecache.View, fold folder) (node, error) {
 	var in pagecache.Merging
 	if !v.Merging(&in) {
 		return nil, nil
@@ -237,7 +248,7 @@ func (m *merger) mergeView(v pagecache.View) (node, error) {
 	if err != nil {
 		return nil, fmt.Errorf("page %d: %w", v.PID(), err)
 	}
-	out, err := m.merge(nil, base, in.Fragments[1:], rule{moments: in.Moments, keepAll: in.KeepAll, keepIndirect: true})
+	out, err := m.merge(nil, base, in.Fragments[1:], rule{moments: in.Moments, keepAll: in.KeepAll, keepIndirect: true, fold: fold})
 	return node(out), err
 }
 
@@ -267,10 +278,12 @@ func (s *split) fill() error {
 	end := n.count()
 	for i := len(s.cuts) - 1; i >= 0; i-- {
 		m.lo = separatorAt(n, s.cuts[i])
-		pid, err := s.u.Allocate(appendPiece(n, s.cuts[i], end, m))
+		piece := appendPiece(n, s.cuts[i], end, m)
+		pid, err := s.u.Allocate(piece)
 		if err != nil {
 			return err
 		}
+		s.t.shrinker.kept.note(pid, piece)
 		s.separators[i] = separator{m.lo, pid}
 		m.hi, m.right, m.last = m.lo, pid, false
 		end = s.cuts[i]

@@ -36,6 +36,10 @@ type Options struct {
 
 	// ChunkBytes is the size of those pages, at most 1 MiB. Default 128 KiB.
 	ChunkBytes int
+
+	// Merger folds the operands that Merge adds. Default none: Merge and reads of
+	// keys that have operands fail with ErrNoMerger.
+	Merger Merger
 }
 
 const (
@@ -62,9 +66,12 @@ func (o Options) withDefaults() Options {
 	if o.Cache.MergeDeltas == 0 {
 		o.Cache.MergeDeltas = mergeDeltasDefault
 	}
-	o.Cache.Materializer = materializer{}
+	o.Cache.Materializer = materializer{fold: folder{merger: o.Merger, bytesMax: o.inlineMax()}, kept: newKeptLeaves()}
 	return o
 }
+
+// inlineMax is the length of the longest value that lives in a leaf.
+func (o Options) inlineMax() int { return o.MaxNodeBytes / 4 }
 
 func (o Options) validate() error {
 	switch {
@@ -92,8 +99,9 @@ type Tree struct {
 	root   atomic.Pointer[root] // nil: the store is empty and read-only
 	closed atomic.Bool
 
-	scratch sync.Pool // of *[]byte
-	metrics counters
+	scratch  sync.Pool // of *[]byte
+	shrinker shrinker
+	metrics  counters
 }
 
 // A root says which page is the tree's root. Generations grow.
@@ -113,19 +121,17 @@ func Open(o Options) (*Tree, error) {
 	if err != nil {
 		return nil, err
 	}
-	t := &Tree{options: o, cache: cache, inlineMax: o.MaxNodeBytes / 4, chunkBytes: o.ChunkBytes - chunkHeaderBytes}
+	t := &Tree{options: o, cache: cache, inlineMax: o.inlineMax(), chunkBytes: o.ChunkBytes - chunkHeaderBytes}
 	t.scratch.New = func() any { return new([]byte) }
 	if r, ok := cache.Recovered(0); ok {
 		t.root.Store(&root{r.PID, r.Generation})
-		return t, nil
+	} else if !o.Cache.ReadOnly {
+		if err := t.create(); err != nil {
+			_ = cache.Close()
+			return nil, err
+		}
 	}
-	if o.Cache.ReadOnly {
-		return t, nil
-	}
-	if err := t.create(); err != nil {
-		_ = cache.Close()
-		return nil, err
-	}
+	t.shrinker.start(t, o.Cache.Materializer.(materializer).kept)
 	return t, nil
 }
 
@@ -163,6 +169,7 @@ func (t *Tree) Close() error {
 	if t.closed.Swap(true) {
 		return ErrClosed
 	}
+	t.shrinker.close()
 	return t.cache.Close()
 }
 

@@ -316,7 +316,7 @@ func (m *model) batch(t *rapid.T, keys []string) {
 	var ops []Op
 	for i, k := range keys {
 		if i%5 == 4 {
-			ops = append(ops, Op{Key: []byte(k), Delete: true})
+			ops = append(ops, Op{Key: []byte(k), Kind: OpDelete})
 			delete(m.rows, k)
 			continue
 		}

@@ -21,13 +21,15 @@ type addition struct {
 
 	pages [][]byte // chunk pages of a large value
 	total int      // its length
+
+	settling bool // it comes from settle: the leaf is not looked after again
 }
 
 // An expectation is what a conditional write must find.
 type expectation struct {
 	kind  expectKind
 	value []byte // expectStored: as stored
-	flags byte   // expectStored: entryIndirect or 0
+	flags byte   // expectStored: entryIndirect or 0, or those of pile.stored
 }
 
 type expectKind uint8
@@ -49,9 +51,16 @@ func (x *expectation) met(p *place, key []byte) (bool, error) {
 	case err != nil:
 		return false, err
 	case x.kind == expectPresent:
-		return f.ok, nil
+		return f.ok, nil // operands count: to fold them is not for under a writer bit
 	case x.kind == expectAbsent:
 		return !f.ok, nil
+	case f.flags&entryOperand != 0:
+		if x.flags&entryOperand == 0 {
+			return false, nil
+		}
+		now, err := gather(p, key, newestMoment)
+		stored := now.stored()
+		return err == nil && stored.flags == x.flags && bytes.Equal(stored.value, x.value), err
 	}
 	return f.ok && f.flags&entryIndirect == x.flags && bytes.Equal(f.value, x.value), nil
 }
@@ -102,8 +111,10 @@ func (t *Tree) CompareAndSwap(key, old, new []byte) (swapped bool, current []byt
 			return false, found, t.waitForRead()
 		}
 		// It is what is wanted, in another form or since a moment ago.
-		if old != nil {
+		if old != nil || stored.flags&entryOperand != 0 {
 			x = stored
+		} else {
+			x = expectation{kind: expectAbsent}
 		}
 	}
 }
@@ -133,13 +144,23 @@ func (t *Tree) current(key []byte) (value []byte, stored expectation, err error)
 			g.Unpin()
 			return nil, stored, err
 		}
-		stored = expectation{kind: expectStored, value: append([]byte{}, f.value...), flags: f.flags & entryIndirect}
+		x, err := gatherFound(&p, key, newestMoment, f)
 		g.Unpin()
-		if stored.flags == 0 {
-			return append([]byte{}, stored.value...), stored, nil
+		if err != nil {
+			return nil, stored, err
 		}
-		value, current, err := t.appendChunked([]byte{}, stored.value)
+		stored = expectation{kind: expectStored, value: x.base, flags: x.flags}
+		switch {
+		case f.flags&entryOperand != 0:
+			stored = x.stored()
+		case f.flags&entryIndirect == 0:
+			return append([]byte{}, x.base...), stored, nil
+		}
+		value, present, current, err := t.foldPile([]byte{}, key, &x)
 		if err != nil || current {
+			if !present {
+				value = nil
+			}
 			return value, stored, err
 		}
 	}
@@ -201,7 +222,7 @@ func (t *Tree) add(a *addition) (lsn pagecache.LSN, done bool, err error) {
 		}
 		yield(yieldUpdateRouted)
 		r, err := t.cache.Append(g, p.view, a.delta, a.hint)
-		due := err == nil && p.absent == 0 && r.Outcome == pagecache.Done && t.leafDue(&p, r)
+		due := err == nil && p.absent == 0 && r.Outcome == pagecache.Done && t.leafDue(&p, r) && !a.settling
 		from = p.view.PID()
 		g.Unpin()
 		if err != nil {
@@ -249,7 +270,9 @@ func (t *Tree) addOwned(a *addition, from PID) (lsn pagecache.LSN, done bool, er
 			return 0, false, err
 		case absent == 0:
 			t.finish(p.moved)
-			t.tendIfDue(from)
+			if !a.settling {
+				t.tendIfDue(from)
+			}
 			return r.LSN, true, nil
 		}
 		if err := t.cache.Load(absent); err != nil {

@@ -10,6 +10,7 @@ const (
 	yieldSplitParent                    // it owns the parent
 	yieldBatchOwned                     // a batch owns another leaf
 	yieldUpdateRouted                   // a write has found its leaf
+	yieldCommitOwned                    // a commit owns all of its leaves and has validated
 )
 
 // yieldHook and halfDoneHook are set by tests before a tree is opened and left

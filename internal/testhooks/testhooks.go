@@ -1,0 +1,67 @@
+// Package testhooks lets the tests of a package break, or hold up, the packages
+// below it. The switches make the store wrong on purpose, to show that a test
+// finds it; they have an effect in debug builds only (see package invariant).
+// The yield points stand in every build, and are off until a test sets a hook.
+//
+// Nothing but a test sets anything here, while no store is open.
+package testhooks
+
+import (
+	"sync"
+	"sync/atomic"
+
+	"github.com/pulkdb/db/internal/invariant"
+)
+
+// A Switch makes one thing wrong while it is on.
+type Switch struct{ on atomic.Bool }
+
+// The switches.
+var (
+	// SkipRangeValidation: a commit looks at the keys that were read, and not
+	// at the ranges.
+	SkipRangeValidation Switch
+
+	// PublishLeafByLeaf: the leaves of a commit become visible one by one.
+	PublishLeafByLeaf Switch
+
+	// DropNeededVersions: a merge keeps of each key the newest version only,
+	// whatever the open read snapshots see.
+	DropNeededVersions Switch
+)
+
+// On reports whether the switch is on. It costs nothing outside debug builds.
+func (s *Switch) On() bool { return invariant.Debug && s.on.Load() }
+
+// Set turns the switch.
+func (s *Switch) Set(on bool) { s.on.Store(on) }
+
+// A yielder sets the yield hook of one package; nil takes it away.
+type yielder func(func(point string))
+
+var (
+	mu       sync.Mutex
+	yielders = map[string]yielder{}
+)
+
+// Register says how the yield hook of a package is set. Packages do so when they
+// are initialised.
+func Register(name string, set func(func(point string))) {
+	mu.Lock()
+	defer mu.Unlock()
+	yielders[name] = set
+}
+
+// SetYield has f called at every yield point of every package, with the point's
+// name as "tree 3"; nil ends that.
+func SetYield(f func(point string)) {
+	mu.Lock()
+	defer mu.Unlock()
+	for name, set := range yielders {
+		if f == nil {
+			set(nil)
+			continue
+		}
+		set(func(point string) { f(name + " " + point) })
+	}
+}

@@ -1,0 +1,491 @@
+package tree
+
+import (
+	"bytes"
+	"fmt"
+	"runtime"
+
+	"github.com/pulkdb/db/internal/paths"
+	"github.com/pulkdb/db/pagecache"
+)
+
+// A commit writes to many leaves at one moment, and at that moment everything
+// that it read still is as it was:
+//
+//	1  scout: visit the leaves in key order, hold nothing, load what is needed
+//	2  acquire: take their writer bits in that order, those of leaves that are only
+//	   read as well; look at the fences again, and validate (validate.go)
+//	3  append the deltas and commit the Update: one record or group, one commit cell
+//
+// From 2 on nothing is loaded and nothing waits but for the next bit (T6). If that
+// would be needed, all bits are given back and 1 begins again. What was scouted
+// stands as long as the leaf's page version does, even if it has been evicted
+// since, so only a leaf that has both changed and gone sends the commit back.
+//
+// Of two commits in conflict one gets through: bits are taken in one order, so one
+// has all of its own, and it fails only if a third has been committed meanwhile.
+
+// Commit does all of w at one moment, whole or not at all: for readers, for
+// moments and after a crash. If anything in r, which may be nil, has a version
+// newer than r.Moment, it returns ErrConflict and nothing has happened. Writes
+// alone never conflict. The linearization point is the Update's. It returns when
+// the writes are as durable as Options ask. Errors: ErrConflict, ErrUnsorted,
+// ErrNoMerger, and those of Set.
+//
+// A commit without writes has nothing to say: its reads are those of a moment.
+func (t *Tree) Commit(w *Writes, r *Reads) error {
+	if r == nil {
+		r = &Reads{}
+	}
+	if err := t.checkWrites(w); err != nil {
+		return err
+	}
+	if err := checkReads(r); err != nil {
+		return err
+	}
+	if err := t.writable(nil, nil); err != nil || len(w.Erase)+len(w.Ops) == 0 {
+		return err
+	}
+	c := &commit{t: t, w: w, r: r, pages: make(map[int][][]byte)}
+	for i := range w.Ops {
+		if op := &w.Ops[i]; op.Kind == OpSet && len(op.Value) > t.inlineMax {
+			c.pages[i] = t.chunkPages(op.Value)
+		}
+	}
+	result, err := c.run()
+	switch {
+	case err == ErrConflict:
+		t.metrics.conflicts.Add(1)
+		return err
+	case err != nil:
+		return err
+	case result.Outcome != pagecache.Done:
+		return t.waitForRead() // there was nothing to do
+	}
+	paths.Hit(paths.BatchCommit)
+	c.tend()
+	return t.wait(result.LSN)
+}
+
+// DeleteRange removes all keys in [lo, hi) at one moment. A nil hi is an open end.
+// It costs one small delta per leaf, and leaves that lie wholly in the range are
+// not read.
+func (t *Tree) DeleteRange(lo, hi []byte) error {
+	r := Range{lo, hi}
+	if r.empty() {
+		return t.writable(nil, nil)
+	}
+	return t.Commit(&Writes{Erase: []Range{r}}, nil)
+}
+
+// Apply is Commit of ops.
+func (t *Tree) Apply(ops []Op) error { return t.Commit(&Writes{Ops: ops}, nil) }
+
+// A commit is a Commit under way.
+type commit struct {
+	t     *Tree
+	w     *Writes
+	r     *Reads
+	pages map[int][][]byte // chunk pages of the large values, by op
+	lists map[int][]byte   // and the lists that name them
+
+	scouted []scoutedLeaf // in key order
+	written []writtenLeaf
+	changes []change
+	appends int
+}
+
+// A scoutedLeaf is a leaf as it was when it was last seen. While its page version
+// is the same, so are its fences, and so is what it says of the reads.
+type scoutedLeaf struct {
+	start   []byte // the key for which it was visited
+	pid     PID
+	version uint64
+	hi      []byte
+	last    bool
+	valid   bool // its share of the reads is
+}
+
+// A writtenLeaf is what tend looks after.
+type writtenLeaf struct {
+	pid    PID
+	absent bool
+	erased bool // much of it
+}
+
+// commitTriesMax bounds how often a commit starts again. Each time a leaf was both
+// changed and evicted between scouting and acquiring.
+const commitTriesMax = 1000
+
+func (c *commit) run() (pagecache.Result, error) {
+	for try := 0; ; try++ {
+		if err := c.scout(); err != nil {
+			return pagecache.Result{}, err
+		}
+		r, absent, err := c.try()
+		if absent == 0 || err != nil {
+			return r, err
+		}
+		if err := c.t.cache.Load(absent); err != nil {
+			return r, err
+		}
+		c.t.metrics.batchRestarts.Add(1)
+		if try == commitTriesMax {
+			return r, fmt.Errorf("tree: commit of %d operations does not fit the cache", len(c.w.Ops))
+		}
+	}
+}
+
+// scout visits the leaves and notes their fences. Those that are not in memory
+// are loaded only if their fences do not follow from the parent, or if their
+// newest stamp does not tell that the reads are valid.
+func (c *commit) scout() error {
+	c.scouted = c.scouted[:0]
+	for x := (cursor{}); ; {
+		key, ok := c.next(&x)
+		if !ok {
+			return nil
+		}
+		x.at = key
+		to, err := c.scoutLeaf(key, x)
+		if err != nil {
+			return err
+		}
+		x = to
+	}
+}
+
+func (c *commit) scoutLeaf(key []byte, x cursor) (to cursor, err error) {
+	for {
+		leaf, s, absent, moved, err := c.see(key, x)
+		if err != nil {
+			return x, err
+		}
+		if absent == 0 {
+			c.t.finish(moved)
+			c.scouted = append(c.scouted, leaf)
+			return s.to, nil
+		}
+		if err := c.t.load(absent); err != nil {
+			return x, err
+		}
+	}
+}
+
+// see looks at the leaf of key. absent is a page that has to be loaded first.
+func (c *commit) see(key []byte, x cursor) (leaf scoutedLeaf, s share, absent, moved PID, err error) {
+	g := c.t.cache.Pin()
+	defer g.Unpin()
+	p, err := c.t.descend(g, 0, &seek{key: key}, 0)
+	if err != nil {
+		return leaf, s, 0, 0, err
+	}
+	leaf = scoutedLeaf{start: key, pid: p.view.PID(), version: p.view.Version()}
+	if p.absent == 0 {
+		leaf.hi, leaf.last = bytes.Clone(p.node.hi()), p.node.isLast()
+	} else {
+		if halfDoneHook != nil || !c.t.routed(g, &p) {
+			return leaf, s, p.absent, 0, nil
+		}
+		leaf.hi, leaf.last = highFence(p.above, key)
+	}
+	s = c.share(x, leaf.hi, leaf.last)
+	switch verdict, err := c.validate(p.view, &s); {
+	case err != nil:
+		return leaf, s, 0, 0, err
+	case verdict == verdictConflict:
+		return leaf, s, 0, 0, ErrConflict
+	case verdict == verdictValid:
+		leaf.valid = true
+	case p.absent != 0:
+		return leaf, s, p.absent, 0, nil
+	}
+	return leaf, s, 0, p.moved, nil
+}
+
+// highFence returns the high fence of the child for key of a resident inner node
+// that lacks no child: the next separator, or its own fence.
+func highFence(v pagecache.View, key []byte) (hi []byte, last bool) {
+	n, err := asNode(v.Base())
+	if err != nil {
+		return nil, false
+	}
+	i, equal := n.search(key)
+	if equal {
+		i++
+	}
+	if i < n.count() {
+		hi = n.appendKey([]byte{}, i)
+	} else {
+		hi, last = bytes.Clone(n.hi()), n.isLast()
+	}
+	for d := v.Newest(); d.Valid(); d = d.Older() {
+		x := delta(d.Data())
+		i, equal, ok := x.search(key)
+		if equal {
+			i++
+		}
+		if !ok || i >= x.count() {
+			continue
+		}
+		if s, ok := x.at(i); ok && (last || bytes.Compare(s.key, hi) < 0) {
+			hi, last = bytes.Clone(s.key), false
+		}
+	}
+	return hi, last
+}
+
+// try acquires the leaves, adds the changes and commits. absent is a page that has
+// to be loaded first. Without a Result and an error there was nothing to write.
+func (c *commit) try() (r pagecache.Result, absent PID, err error) {
+	u := c.t.cache.Begin()
+	open := true
+	defer func() {
+		if open {
+			u.Discard()
+		}
+	}()
+	if err := c.allocate(u); err != nil {
+		return r, 0, err
+	}
+	c.written, c.appends = c.written[:0], 0
+	x, hint := cursor{}, 0
+	for {
+		key, ok := c.next(&x)
+		if !ok {
+			break
+		}
+		// A range that goes on from the leaf before goes on at this one's fence.
+		fromFence := x.at != nil && bytes.Equal(key, x.at)
+		x.at = key
+		for hint+1 < len(c.scouted) && bytes.Compare(c.scouted[hint+1].start, key) <= 0 {
+			hint++
+		}
+		o, absent, err := c.acquire(u, &c.scouted[hint], key, x)
+		if err != nil || absent != 0 {
+			return r, absent, err
+		}
+		yield(yieldBatchOwned)
+		c.append(u, &o, fromFence)
+		x = o.share.to
+	}
+	if c.appends == 0 {
+		return r, 0, nil
+	}
+	yield(yieldCommitOwned)
+	open = false
+	r, err = u.Commit()
+	return r, 0, err
+}
+
+// allocate adds the chunk pages of the large values to u.
+func (c *commit) allocate(u *pagecache.Update) error {
+	c.lists = make(map[int][]byte, len(c.pages))
+	for i, pages := range c.pages {
+		list, err := allocateChunks(u, len(c.w.Ops[i].Value), pages)
+		if err != nil {
+			return err
+		}
+		c.lists[i] = list
+	}
+	return nil
+}
+
+// An ownedLeaf is a leaf whose writer bit the commit holds.
+type ownedLeaf struct {
+	view  pagecache.View
+	node  node // nil if the leaf is not in memory
+	share share
+}
+
+// acquire takes the leaf of key, to which the scouted leaf or nodes right of it
+// lead, and validates its share of the reads. absent is a page that has to be
+// loaded first.
+func (c *commit) acquire(u *pagecache.Update, seen *scoutedLeaf, key []byte, x cursor) (o ownedLeaf, absent PID, err error) {
+	for pid := seen.pid; ; {
+		p, err := c.t.own(u, pid, key)
+		if err != nil {
+			return o, 0, err
+		}
+		o.view, o.node = p.view, p.node
+		asSeen := p.view.PID() == seen.pid && p.view.Version() == seen.version
+		switch {
+		case p.absent == 0:
+			o.share = c.share(x, p.node.hi(), p.node.isLast())
+		case asSeen:
+			o.share = c.share(x, seen.hi, seen.last)
+		default:
+			hi, last, instead, absent := c.routeOwned(p.absent, key)
+			if absent != 0 {
+				return o, absent, nil
+			}
+			if instead != 0 {
+				u.Release(p.absent)
+				pid = instead
+				continue
+			}
+			o.share = c.share(x, hi, last)
+		}
+		if asSeen && seen.valid {
+			return o, 0, nil
+		}
+		switch verdict, err := c.validate(p.view, &o.share); {
+		case err != nil || verdict == verdictValid:
+			return o, 0, err
+		case verdict == verdictConflict:
+			return o, 0, ErrConflict
+		}
+		return o, p.view.PID(), nil
+	}
+}
+
+// routeOwned finds in the parent the high fence of a leaf that is owned by the
+// commit and not in memory, without loading anything. A split of the leaf that came
+// before held the parent's writer bit until its separators were there; so a parent
+// that nobody owns has them, and none can follow. instead is the leaf of key if
+// that is another one, right of it; absent a page that would have to be loaded.
+//
+// Waiting for the parent's owner is waiting upwards (T6): it takes bits above only.
+func (c *commit) routeOwned(pid PID, key []byte) (hi []byte, last bool, instead, absent PID) {
+	if halfDoneHook != nil {
+		return nil, false, 0, pid
+	}
+	for range routeTriesMax {
+		hi, last, instead, absent, owned := c.tryRouteOwned(pid, key)
+		if !owned {
+			return hi, last, instead, absent
+		}
+		runtime.Gosched()
+	}
+	return nil, false, 0, pid
+}
+
+// routeTriesMax bounds the wait for a parent's owner before the commit starts again.
+const routeTriesMax = 100
+
+func (c *commit) tryRouteOwned(pid PID, key []byte) (hi []byte, last bool, instead, absent PID, owned bool) {
+	g := c.t.cache.Pin()
+	defer g.Unpin()
+	p, err := c.t.descend(g, 0, &seek{key: key}, 0)
+	switch {
+	case err != nil:
+		return nil, false, 0, pid, false
+	case p.absent != 0 && p.above.PID() == 0:
+		return nil, false, 0, p.absent, false // an inner node, or a leaf reached from its left
+	case p.view.PID() != pid:
+		return nil, false, p.view.PID(), 0, false
+	case p.above.Owned():
+		return nil, false, 0, 0, true
+	}
+	hi, last = highFence(p.above, key)
+	return hi, last, 0, 0, false
+}
+
+// commitDeltaBytesMax bounds one delta that has more than one change; the log's
+// largest fragment does so too.
+const commitDeltaBytesMax = 64 << 10
+
+// append adds the share's writes to the leaf: first what it erases, then its ops
+// in as few deltas as their size allows.
+func (c *commit) append(u *pagecache.Update, o *ownedLeaf, fromFence bool) {
+	if !o.share.writes() {
+		return
+	}
+	w := writtenLeaf{pid: o.view.PID(), absent: o.node == nil}
+	for i, r := range o.share.erase {
+		erased, much := c.appendErase(u, o, r, fromFence && i == 0)
+		if erased {
+			c.t.metrics.erasedLeaves.Add(1)
+		}
+		w.erased = w.erased || much
+	}
+	c.appendOps(u, o.view, o.share.from.op, o.share.to.op)
+	c.written = append(c.written, w)
+}
+
+// appendErase clips the range to the leaf. It reports whether there was anything
+// to erase, and whether it was much of the leaf.
+func (c *commit) appendErase(u *pagecache.Update, o *ownedLeaf, r Range, fromFence bool) (erased, much bool) {
+	loOpen := len(r.Lo) == 0 || fromFence && bytes.Compare(r.Lo, o.share.from.at) < 0
+	hiOpen := r.Hi == nil || o.share.to.at != nil && bytes.Compare(r.Hi, o.share.to.at) >= 0
+	much = loOpen && hiOpen
+	if o.node != nil {
+		loOpen = loOpen || bytes.Compare(r.Lo, o.node.lo()) <= 0
+		e := erasure{lo: r.Lo, hi: r.Hi, loOpen: loOpen, hiOpen: hiOpen}
+		s := e.within(o.node)
+		if s.from == s.to && o.view.Deltas() == 0 {
+			return false, false
+		}
+		much = loOpen && hiOpen || 2*(s.to-s.from) >= o.node.count()
+	}
+	u.Append(o.view, appendErase(nil, r.Lo, r.Hi, loOpen, hiOpen), 0)
+	c.appends++
+	return true, much
+}
+
+// appendOps adds ops [from, to).
+func (c *commit) appendOps(u *pagecache.Update, v pagecache.View, from, to int) {
+	limit := min(commitDeltaBytesMax, c.t.cache.MaxFragment())
+	for from < to {
+		size := runHeaderBytes
+		c.changes = c.changes[:0]
+		for ; from < to; from++ {
+			x := c.change(from)
+			size += 4 + changeBytes(x.key, x.value)
+			if len(c.changes) > 0 && size > limit {
+				break
+			}
+			c.changes = append(c.changes, x)
+		}
+		hint := uint16(0)
+		if len(c.changes) == 1 {
+			hint = hintOf(c.changes[0].key)
+		}
+		u.Append(v, appendChanges(nil, kindLeafOne, c.changes), hint)
+		c.appends++
+	}
+}
+
+func (c *commit) change(i int) change {
+	op := &c.w.Ops[i]
+	switch list, large := c.lists[i]; {
+	case op.Kind == OpDelete:
+		return change{key: op.Key, flags: entryTombstone}
+	case op.Kind == OpMerge:
+		return change{key: op.Key, value: appendOperands(nil, op.Operands), flags: entryOperand}
+	case large:
+		return change{key: op.Key, value: list, flags: entryIndirect}
+	}
+	return change{key: op.Key, value: op.Value}
+}
+
+// tendErasedMax is how many leaves a commit shrinks itself before it leaves them
+// to the shrinker.
+const tendErasedMax = 8
+
+// tend looks after the leaves that were written.
+func (c *commit) tend() {
+	t := c.t
+	erased, absent := 0, false
+	for _, w := range c.written {
+		if w.erased {
+			erased++
+			absent = absent || w.absent
+		}
+	}
+	oldest, _ := t.cache.OldestMoment()
+	now := erased <= tendErasedMax && !absent && oldest >= t.cache.Clock()
+	for _, w := range c.written {
+		switch {
+		case w.erased && now:
+			t.shrink(w.pid)
+		case !w.erased && w.absent:
+			t.tendUnread(w.pid)
+		case !w.erased:
+			t.tendIfDue(w.pid)
+		}
+	}
+	if erased > 0 && !now {
+		t.shrinker.queue(c.w.Erase)
+	}
+}
