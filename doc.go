@@ -70,10 +70,8 @@
 //
 // With Options.Merger, Merge adds an operand to a key without reading it; the
 // Merger folds operands into the value when somebody reads it, and in the
-// background. Where it fails, reads of that key do, and nothing is lost. The
-// operands that one batch or transaction puts on one key are stored together and
-// are about 250 KiB at most, together, unless it has set or deleted that key
-// before.
+// background. Where it fails, reads of that key do, and nothing is lost. An
+// operand is about 250 KiB long at most.
 //
 // # Concurrency
 //

@@ -430,6 +430,7 @@ func (c *commit) appendOps(u *pagecache.Update, v pagecache.View, from, to int) 
 		size := runHeaderBytes
 		c.changes = c.changes[:0]
 		for ; from < to; from++ {
+			c.appendLongMerge(u, v, from)
 			x := c.change(from)
 			size += 4 + changeBytes(x.key, x.value)
 			if len(c.changes) > 0 && size > limit {
@@ -446,13 +447,46 @@ func (c *commit) appendOps(u *pagecache.Update, v pagecache.View, from, to int) 
 	}
 }
 
+// appendLongMerge appends, each list in a delta of its own, all operands of op i but
+// the last list of what fits one delta; that one change gives.
+func (c *commit) appendLongMerge(u *pagecache.Update, v pagecache.View, i int) {
+	op := &c.w.Ops[i]
+	if op.Kind != OpMerge {
+		return
+	}
+	lists, _ := c.splitOperands(op.Operands)
+	for _, list := range lists {
+		x := change{key: op.Key, value: appendOperands(nil, list), flags: entryOperand}
+		u.Append(v, appendChanges(nil, kindLeafOne, []change{x}), hintOf(op.Key))
+		c.appends++
+	}
+}
+
+// splitOperands cuts operands into lists of what fits one delta; rest is the last.
+func (c *commit) splitOperands(operands [][]byte) (lists [][][]byte, rest [][]byte) {
+	limit, size, from := c.t.operandMax(), 0, 0
+	for i, x := range operands {
+		if n := len(x) + operandHeaderMax; i > from && size+n > limit {
+			lists = append(lists, operands[from:i])
+			from, size = i, n
+		} else {
+			size += n
+		}
+	}
+	return lists, operands[from:]
+}
+
+// operandHeaderMax is the most that a list adds to an operand, in bytes.
+const operandHeaderMax = 5
+
 func (c *commit) change(i int) change {
 	op := &c.w.Ops[i]
 	switch list, large := c.lists[i]; {
 	case op.Kind == OpDelete:
 		return change{key: op.Key, flags: entryTombstone}
 	case op.Kind == OpMerge:
-		return change{key: op.Key, value: appendOperands(nil, op.Operands), flags: entryOperand}
+		_, rest := c.splitOperands(op.Operands)
+		return change{key: op.Key, value: appendOperands(nil, rest), flags: entryOperand}
 	case large:
 		return change{key: op.Key, value: list, flags: entryIndirect}
 	}

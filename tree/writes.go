@@ -74,15 +74,13 @@ func (t *Tree) checkOp(op *Op) error {
 	if op.Kind != OpMerge {
 		return nil
 	}
-	size := 0
-	for _, x := range op.Operands {
-		size += len(x) + uvarintBytes(len(x))
-	}
-	switch {
-	case t.options.Merger == nil:
+	if t.options.Merger == nil {
 		return ErrNoMerger
-	case size > t.operandMax() && len(op.Operands) > 0:
-		return fmt.Errorf("%w: operands of %d bytes", ErrTooLarge, size)
+	}
+	for _, x := range op.Operands {
+		if len(x) > t.operandMax() {
+			return fmt.Errorf("%w: operand of %d bytes", ErrTooLarge, len(x))
+		}
 	}
 	return nil
 }
