@@ -50,12 +50,13 @@
 // # Concurrency
 //
 // All methods may be called by many goroutines at once. Reads and updates of
-// single pages take no mutex. Goroutines: one evicts, one writes page-table
+// single pages take no mutex. Goroutines: one evicts, one cleans, one writes page-table
 // snapshots, the log has its own; Close joins them.
 //
 // # Reading the source
 //
 // node.go and table.go say what is in memory, append.go is the protocol of one
 // update, update.go that of several, moment.go and Delta.Stamp the stamps; then
-// consolidate.go, load.go, evict.go, checkpoint.go and recover.go.
+// consolidate.go, load.go, borrow.go, evict.go, clean.go, checkpoint.go and
+// recover.go.
 package pagecache
