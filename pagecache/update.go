@@ -124,6 +124,12 @@ const (
 	acquireSleepMax = time.Millisecond
 )
 
+// Owns reports whether the Update holds the page's writer bit by Acquire.
+func (u *Update) Owns(pid PID) bool {
+	i, ok := u.index[pid]
+	return ok && u.targets[i].acquired
+}
+
 // Release gives an acquired page back unchanged.
 //
 // REQUIRES: the Update does nothing to the page.

@@ -122,6 +122,7 @@ func (c *commit) run() (pagecache.Result, error) {
 		if err := c.scout(); err != nil {
 			return pagecache.Result{}, err
 		}
+		yield(yieldCommitScouted)
 		r, absent, err := c.try()
 		if absent == 0 || err != nil {
 			return r, err
@@ -303,7 +304,7 @@ type ownedLeaf struct {
 // loaded first.
 func (c *commit) acquire(u *pagecache.Update, seen *scoutedLeaf, key []byte, x cursor) (o ownedLeaf, absent PID, err error) {
 	for pid := seen.pid; ; {
-		p, err := c.t.own(u, pid, key)
+		p, held, err := c.t.own(u, pid, key)
 		if err != nil {
 			return o, 0, err
 		}
@@ -320,7 +321,9 @@ func (c *commit) acquire(u *pagecache.Update, seen *scoutedLeaf, key []byte, x c
 				return o, absent, nil
 			}
 			if instead != 0 {
-				u.Release(p.absent)
+				if !held {
+					u.Release(p.absent)
+				}
 				pid = instead
 				continue
 			}

@@ -366,6 +366,51 @@ func TestSuspendedCommit(t *testing.T) {
 	require.Len(t, rows(t, tr.Scan(nil, nil)), 192)
 }
 
+// A leaf of which a commit has validated what was read stays its own until the end,
+// though a later key, which a split has moved since, leads to it again. It was given
+// back: another commit got in between, and two of them could wait for each other.
+func TestCommitKeepsWhatItValidated(t *testing.T) {
+	for _, evicted := range []bool{false, true} {
+		var armed atomic.Bool
+		var tr *Tree
+		yieldHook = func(p yieldPoint) {
+			switch {
+			case p == yieldCommitScouted && armed.Load():
+				armed.Store(false) // its own writes come here as well
+				for i := range 60 {
+					set(t, tr, fmt.Sprintf("m%04d", i), "splits the leaf between a and z")
+				}
+				if evicted {
+					for i := range 4000 {
+						set(t, tr, fmt.Sprintf("zz%04d", i), "fills the cache, so that others are evicted")
+					}
+				}
+				armed.Store(true)
+			case p == yieldCommitOwned && armed.Load():
+				armed.Store(false)
+				g := tr.cache.Pin()
+				defer g.Unpin()
+				for _, key := range []string{"a", "z"} {
+					p, err := tr.descend(g, 0, &seek{key: []byte(key)}, 0)
+					require.NoError(t, err)
+					require.True(t, p.view.Owned(), "the leaf of %q", key)
+				}
+			}
+		}
+		tr = openTree(t, tiny())
+		set(t, tr, "a", "read")
+		set(t, tr, "z", "read and written")
+		x := begin(t, tr)
+		x.get("a")
+		x.get("z")
+		x.set("z", "written")
+		armed.Store(true)
+		require.NoError(t, x.commit())
+		require.False(t, armed.Load())
+		yieldHook = nil
+	}
+}
+
 // sameRows fails with the first difference.
 func sameRows(t testing.TB, want, got []string) {
 	t.Helper()

@@ -264,7 +264,7 @@ func (s *split) acquireParent() (outcome splitOutcome, absent PID, err error) {
 	case p.node == nil:
 		return splitLater, 0, nil
 	}
-	s.parent, err = s.t.own(s.u, p.view.PID(), s.node.lo())
+	s.parent, _, err = s.t.own(s.u, p.view.PID(), s.node.lo())
 	return 0, s.parent.absent, err
 }
 

@@ -8,13 +8,14 @@ import (
 
 // yieldNames are what tests of other packages call the yield points.
 var yieldNames = map[yieldPoint]string{
-	yieldBlindParent:  "BlindParent",
-	yieldBlindRouted:  "BlindRouted",
-	yieldSplitPlanned: "SplitPlanned",
-	yieldSplitParent:  "SplitParent",
-	yieldBatchOwned:   "BatchOwned",
-	yieldUpdateRouted: "UpdateRouted",
-	yieldCommitOwned:  "CommitOwned",
+	yieldBlindParent:   "BlindParent",
+	yieldBlindRouted:   "BlindRouted",
+	yieldSplitPlanned:  "SplitPlanned",
+	yieldSplitParent:   "SplitParent",
+	yieldBatchOwned:    "BatchOwned",
+	yieldUpdateRouted:  "UpdateRouted",
+	yieldCommitScouted: "CommitScouted",
+	yieldCommitOwned:   "CommitOwned",
 }
 
 func init() {

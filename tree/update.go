@@ -293,7 +293,7 @@ func (t *Tree) commitOwned(u *pagecache.Update, a *addition, pid PID) (r pagecac
 	if err := a.prepare(u); err != nil {
 		return r, 0, false, err
 	}
-	p, err := t.own(u, pid, a.key)
+	p, _, err := t.own(u, pid, a.key)
 	if err != nil || p.absent != 0 {
 		return r, p.absent, false, err
 	}
@@ -307,24 +307,29 @@ func (t *Tree) commitOwned(u *pagecache.Update, a *addition, pid PID) (r pagecac
 	return r, 0, err == nil, err
 }
 
-// own acquires the leaf of key, to which pid or nodes to its right lead (T3).
-func (t *Tree) own(u *pagecache.Update, pid PID, key []byte) (place, error) {
+// own acquires the leaf of key, to which pid or nodes to its right lead (T3). What
+// u owned before it goes on owning, even where that is only a step on the way: its
+// reads may have been validated there. held says that the leaf found is such a one.
+func (t *Tree) own(u *pagecache.Update, pid PID, key []byte) (p place, held bool, err error) {
 	for {
+		held = u.Owns(pid)
 		v, err := u.Acquire(pid)
 		if err != nil {
-			return place{}, t.viewError(pid, err)
+			return place{}, false, t.viewError(pid, err)
 		}
 		if !v.Resident() {
-			return place{view: v, absent: pid}, nil
+			return place{view: v, absent: pid}, held, nil
 		}
 		n, err := asNode(v.Base())
 		if err != nil {
-			return place{}, fmt.Errorf("page %d: %w", pid, err)
+			return place{}, false, fmt.Errorf("page %d: %w", pid, err)
 		}
 		if !n.beyond(key) {
-			return place{view: v, node: n}, nil
+			return place{view: v, node: n}, held, nil
 		}
-		u.Release(pid)
+		if !held {
+			u.Release(pid)
+		}
 		pid = n.right()
 	}
 }

@@ -4,13 +4,14 @@ package tree
 type yieldPoint uint8
 
 const (
-	yieldBlindParent  yieldPoint = iota // the parent and the absent leaf are viewed
-	yieldBlindRouted                    // the parent is viewed again
-	yieldSplitPlanned                   // a split has merged its page
-	yieldSplitParent                    // it owns the parent
-	yieldBatchOwned                     // a batch owns another leaf
-	yieldUpdateRouted                   // a write has found its leaf
-	yieldCommitOwned                    // a commit owns all of its leaves and has validated
+	yieldBlindParent   yieldPoint = iota // the parent and the absent leaf are viewed
+	yieldBlindRouted                     // the parent is viewed again
+	yieldSplitPlanned                    // a split has merged its page
+	yieldSplitParent                     // it owns the parent
+	yieldBatchOwned                      // a batch owns another leaf
+	yieldUpdateRouted                    // a write has found its leaf
+	yieldCommitScouted                   // a commit has seen its leaves and owns none
+	yieldCommitOwned                     // a commit owns all of its leaves and has validated
 )
 
 // yieldHook and halfDoneHook are set by tests before a tree is opened and left
