@@ -251,6 +251,10 @@ func (c *commit) try() (r pagecache.Result, absent PID, err error) {
 	}
 	c.written, c.appends = c.written[:0], 0
 	x, hint := cursor{}, 0
+	// The leaf acquired last, and what led to it. If that leads to the next one too, a
+	// split has come between, and the way goes on from there: to begin at the scouted
+	// leaf again might be to wait for one that lies left of those held (T6).
+	last, lastHint := PID(0), -1
 	for {
 		key, ok := c.next(&x)
 		if !ok {
@@ -262,11 +266,16 @@ func (c *commit) try() (r pagecache.Result, absent PID, err error) {
 		for hint+1 < len(c.scouted) && bytes.Compare(c.scouted[hint+1].start, key) <= 0 {
 			hint++
 		}
-		o, absent, err := c.acquire(u, &c.scouted[hint], key, x)
+		from := c.scouted[hint].pid
+		if hint == lastHint {
+			from = last
+		}
+		o, absent, err := c.acquire(u, &c.scouted[hint], from, key, x)
 		if err != nil || absent != 0 {
 			return r, absent, err
 		}
 		yield(yieldBatchOwned)
+		last, lastHint = o.view.PID(), hint
 		c.append(u, &o, fromFence)
 		x = o.share.to
 	}
@@ -299,11 +308,10 @@ type ownedLeaf struct {
 	share share
 }
 
-// acquire takes the leaf of key, to which the scouted leaf or nodes right of it
-// lead, and validates its share of the reads. absent is a page that has to be
+// acquire takes the leaf of key, to which page from or nodes right of it lead, and validates its share of the reads. absent is a page that has to be
 // loaded first.
-func (c *commit) acquire(u *pagecache.Update, seen *scoutedLeaf, key []byte, x cursor) (o ownedLeaf, absent PID, err error) {
-	for pid := seen.pid; ; {
+func (c *commit) acquire(u *pagecache.Update, seen *scoutedLeaf, from PID, key []byte, x cursor) (o ownedLeaf, absent PID, err error) {
+	for pid := from; ; {
 		p, held, err := c.t.own(u, pid, key)
 		if err != nil {
 			return o, 0, err
