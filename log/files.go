@@ -279,11 +279,13 @@ func (l *Log) Recycle(base LSN) error {
 // outlived reports whether a durable header says that the stream was durable
 // behind s. Until then the file of s stays (L2): without it recovery could not
 // tell a stream that lost a recycled segment from one that ended there, and
-// might use its LSNs again.
+// might use its LSNs again. The header of s itself does not count, although that of
+// an empty segment says as much.
 //
 // REQUIRES: the caller holds l.writing.
 func (st *stream) outlived(s *segment) bool {
-	return st.lastDurable != nil && st.lastDurable.mark >= LSN(s.end.Load())
+	last := st.lastDurable
+	return last != nil && last.base > s.base && last.mark >= LSN(s.end.Load())
 }
 
 // markGone takes s out of the table. After it no new handle is made.

@@ -165,15 +165,27 @@ func (l *Log) openDir() error {
 	return nil
 }
 
+// makeDir makes the directory and the parents that are missing, each durably.
 func (l *Log) makeDir() error {
-	dir := l.options.Dir
-	if _, isDir, err := l.fs.Stat(dir); err == nil && isDir {
+	var parents []string // of what is missing
+	for dir := filepath.Clean(l.options.Dir); ; dir = filepath.Dir(dir) {
+		if _, isDir, err := l.fs.Stat(dir); err == nil && isDir || dir == filepath.Dir(dir) {
+			break
+		}
+		parents = append(parents, filepath.Dir(dir))
+	}
+	if len(parents) == 0 {
 		return nil
 	}
-	if err := l.fs.MkdirAll(dir); err != nil {
+	if err := l.fs.MkdirAll(l.options.Dir); err != nil {
 		return err
 	}
-	return l.fs.SyncDir(filepath.Dir(filepath.Clean(dir)))
+	for _, dir := range parents {
+		if err := l.fs.SyncDir(dir); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // checkDir reports whether there is a store. In a directory with other files

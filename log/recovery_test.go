@@ -404,3 +404,18 @@ func TestRecycleDuringRead(t *testing.T) {
 	require.Zero(t, l.files.count(), "the file is in use again")
 	require.NoError(t, l.Close())
 }
+
+// What was durable is found although all directories above it were made by Open.
+func TestNewDirectoriesAreDurable(t *testing.T) {
+	fs := vfs.NewMem()
+	o := tiny(fs)
+	o.Dir = "a/b/c"
+	l, _ := open(t, o)
+	_, end := write(t, l, Fresh, testUpdate(1))
+	require.NoError(t, l.WaitDurable(Fresh, end))
+	o.FS = fs.CrashClone(0)
+	crashed, found := open(t, o)
+	require.Len(t, found, 1)
+	require.NoError(t, crashed.Close())
+	require.NoError(t, l.Close())
+}
