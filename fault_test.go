@@ -18,9 +18,9 @@ import (
 const faultWrites = 150
 
 // TestFailedWriteIsFinal fails one write or sync of the log; one of a page-table
-// snapshot or of a file that is being prepared, in the background, would not count. From then on every write fails, with
-// the cause, although syncs would succeed again; reads go on; and the next Open
-// finds all that was acknowledged.
+// snapshot or of a file that is being prepared, in the background, would not count.
+// From then on every write fails, with the cause, although syncs would succeed
+// again; reads go on; and the next Open finds all that was acknowledged.
 func TestFailedWriteIsFinal(t *testing.T) {
 	for _, kind := range []vfs.OpKind{vfs.OpSync, vfs.OpWrite} {
 		t.Run(kind.String(), func(t *testing.T) {

@@ -405,17 +405,19 @@ func TestRecycleDuringRead(t *testing.T) {
 	require.NoError(t, l.Close())
 }
 
-// What was durable is found although all directories above it were made by Open.
+// Open makes each new directory above a store durable: the file system in memory
+// keeps directories through a crash, so the test looks at what is asked of it.
 func TestNewDirectoriesAreDurable(t *testing.T) {
-	fs := vfs.NewMem()
-	o := tiny(fs)
+	var synced []string
+	o := tiny(vfs.NewFault(vfs.NewMem(), func(op vfs.Op) error {
+		if op.Kind == vfs.OpSyncDir {
+			synced = append(synced, op.Name)
+		}
+		return nil
+	}))
 	o.Dir = "a/b/c"
-	l, _ := open(t, o)
-	_, end := write(t, l, Fresh, testUpdate(1))
-	require.NoError(t, l.WaitDurable(Fresh, end))
-	o.FS = fs.CrashClone(0)
-	crashed, found := open(t, o)
-	require.Len(t, found, 1)
-	require.NoError(t, crashed.Close())
+	l, err := Open(o)
+	require.NoError(t, err)
+	require.Subset(t, synced, []string{"a/b", "a", "."})
 	require.NoError(t, l.Close())
 }

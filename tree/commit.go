@@ -308,8 +308,8 @@ type ownedLeaf struct {
 	share share
 }
 
-// acquire takes the leaf of key, to which page from or nodes right of it lead, and validates its share of the reads. absent is a page that has to be
-// loaded first.
+// acquire takes the leaf of key, to which page from or nodes right of it lead, and
+// validates its share of the reads. absent is a page that has to be loaded first.
 func (c *commit) acquire(u *pagecache.Update, seen *scoutedLeaf, from PID, key []byte, x cursor) (o ownedLeaf, absent PID, err error) {
 	for pid := from; ; {
 		p, held, err := c.t.own(u, pid, key)
