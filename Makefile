@@ -16,7 +16,8 @@ million: ; PULK_MILLION=1 $(GO) test -count=1 -v -run '^TestMillion$$' -timeout 
 # The long forms of tests that CI runs for seconds.
 serial: ; PULK_SERIAL=10m CGO_ENABLED=1 $(GO) test -race -count=1 -v -run '^(TestStrictlySerializable|TestBrokenIsFound)$$' -timeout 30m .
 bank: ; PULK_BANK=2m $(GO) test -count=1 -v -run '^TestBank' -timeout 30m .
+churn: ; PULK_CHURN=10m CGO_ENABLED=1 $(GO) test -race -count=1 -v -run '^TestChurn$$' -timeout 30m .
 held: ; PULK_HELD=1000000 $(GO) test -count=1 -v -run '^TestHeldSnapshot$$' -timeout 30m .
 quickstart: ; d=$$(mktemp -d) && $(GO) run ./examples/quickstart -dir $$d/store && $(GO) run ./examples/quickstart -dir $$d/store; s=$$?; rm -rf $$d; exit $$s
 
-.PHONY: all test race crash fuzz lint cross bench million serial bank held quickstart
+.PHONY: all test race crash fuzz lint cross bench million serial bank churn held quickstart
