@@ -65,6 +65,17 @@ func (c *Cache) Fold(g epoch.Guard, pid PID) error {
 	return err
 }
 
+// TryFold is Fold for readers, who wait for nobody and write nothing: a page that
+// would free others when it is folded stays as it is.
+func (c *Cache) TryFold(g epoch.Guard, pid PID) error {
+	v, err := c.View(g, pid)
+	if err != nil || !v.Resident() || v.Owned() || v.Deltas() == 0 {
+		return ignoreGone(err)
+	}
+	_, err = c.fold(g, v, false, log.Fresh, false)
+	return err
+}
+
 // Consolidate folds the page, whatever its deltas, if it is resident and nobody
 // owns it: for an owner who knows that it will become smaller. With toLog it is
 // written to the log, and what that had of it is given back.
@@ -115,15 +126,17 @@ const (
 // consolidate folds v, on a copy, and publishes the result below whatever was
 // appended meanwhile. It reports whether it did.
 func (c *Cache) consolidate(g epoch.Guard, v View, toLog bool) (bool, error) {
-	return c.fold(g, v, toLog, log.Fresh)
+	return c.fold(g, v, toLog, log.Fresh, true)
 }
 
 // rewrite is consolidate to the log, into the given stream.
 func (c *Cache) rewrite(g epoch.Guard, v View, s log.Stream) (bool, error) {
-	return c.fold(g, v, true, s)
+	return c.fold(g, v, true, s, true)
 }
 
-func (c *Cache) fold(g epoch.Guard, v View, toLog bool, stream log.Stream) (bool, error) {
+// fold leaves a page alone that would free others, unless free is set: freeing
+// waits for their writer bits and writes to the log.
+func (c *Cache) fold(g epoch.Guard, v View, toLog bool, stream log.Stream, free bool) (bool, error) {
 	if v.Owned() {
 		return false, nil // and its base may be a borrowed one
 	}
@@ -137,6 +150,9 @@ func (c *Cache) fold(g epoch.Guard, v View, toLog bool, stream log.Stream) (bool
 		return false, err
 	}
 	s.data = data
+	if len(s.merging.freed) > 0 && !free {
+		return false, nil
+	}
 	if len(s.merging.freed) > 0 {
 		return c.consolidateFreeing(v, data, s.merging.freed)
 	}

@@ -48,6 +48,19 @@ func (c *Cache) View(g epoch.Guard, pid PID) (View, error) {
 	return c.viewWord(pid, slot.Load())
 }
 
+// Prefetch tells the processor that the page will be viewed: its first lines cache
+// lines come while the caller goes on, and not one after the other as they are
+// found to be needed.
+//
+// REQUIRES: a guard is held.
+func (c *Cache) Prefetch(pid PID, lines int) {
+	if slot := c.table.slot(pid); slot != nil {
+		if word := slot.Load(); word&slotRefMask != 0 {
+			c.arena.Prefetch(refOf(word), lines)
+		}
+	}
+}
+
 func (c *Cache) viewWord(pid PID, word uint64) (View, error) {
 	if word&slotRefMask == 0 {
 		return View{}, ErrGone

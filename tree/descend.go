@@ -23,6 +23,7 @@ type place struct {
 	node   node // nil if the tree has no such level yet
 	moved  PID  // a node on the way that was left to the right: its split is half done
 	absent PID  // a node on the way that is not in memory: of the rest only above and view are valid
+	worn   PID  // an inner node on the way that has deltas
 
 	above pagecache.View // the node of level 1 whose child view shows; zero if it was reached from the left
 }
@@ -112,12 +113,21 @@ func (t *Tree) descend(g epoch.Guard, pid PID, s *seek, level int) (p place, err
 			}
 			return p, nil
 		}
+		if v.Deltas() > 0 {
+			p.worn = pid
+		}
 		pid = s.child(v, n)
 		if at == 1 {
 			p.above = v
+			t.cache.Prefetch(pid, leafLines)
 		}
 	}
 }
+
+// leafLines is how many cache lines of a leaf are asked for at once, before the
+// first of them is there: headers, heads and offsets of some 60 entries. What a
+// search would meet as three misses in a row is one.
+const leafLines = 12
 
 // viewError gives ErrGone its meaning here: a node is never freed while another
 // refers to it (T3).

@@ -1,6 +1,9 @@
 package tree
 
-import "fmt"
+import (
+	"fmt"
+	"math/rand/v2"
+)
 
 // newestMoment sees every version.
 const newestMoment = ^uint64(0)
@@ -40,9 +43,13 @@ func (t *Tree) getAt(moment uint64, dst, key []byte) ([]byte, error) {
 			if dst = append(dst, f.value...); dst == nil {
 				dst = []byte{} // an empty value is a value
 			}
+			deltas := p.view.Deltas()
 			g.Unpin()
 			if p.moved != 0 {
 				t.finish(p.moved)
+			}
+			if deltas > 0 || p.worn != 0 {
+				t.smooth(&p, deltas)
 			}
 			return dst, nil
 		}
@@ -62,6 +69,33 @@ func (t *Tree) getAt(moment uint64, dst, key []byte) ([]byte, error) {
 		}
 	}
 }
+
+// smooth folds, in memory, a page that a reader found deltas on, now and then: the
+// more deltas, the sooner. Each delta costs a reader a cache miss or two, up to a
+// third of a read in all, and folding costs about what thirty readers pay for one
+// delta. So pages that are read and no longer written to lose their deltas, and
+// those that are written to are folded by their writers as before.
+func (t *Tree) smooth(p *place, deltas int) {
+	x := rand.Uint32()
+	pid := p.view.PID()
+	switch {
+	case p.worn != 0 && x%smoothOdds < smoothInner:
+		pid = p.worn
+	case int(x>>16%smoothOdds) >= deltas:
+		return
+	}
+	g := t.cache.Pin()
+	err := t.cache.TryFold(g, pid)
+	g.Unpin()
+	if err != nil {
+		t.metrics.tendErrors.Add(1)
+	}
+}
+
+const (
+	smoothOdds  = 32 // of so many readers of a leaf with one delta one folds it
+	smoothInner = 4  // and so many of those who met an inner node with deltas
+)
 
 // gatherFound returns the pile of what lookup has found: operands, or a value with
 // pages of its own, which is a pile without operands.

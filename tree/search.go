@@ -24,28 +24,38 @@ func (n node) search(key []byte) (i int, equal bool) {
 	return n.searchTies(i, x, suffix)
 }
 
-// searchHeads returns how many heads are below x. The loop has no branch that
-// depends on the data.
+// searchHeads returns how many heads are below x. No branch depends on the data.
+// It halves while there are many; then it counts by the last head of each run of
+// eight, and within the run found. The loads of a count do not wait for each
+// other: in a leaf, of which few cache lines are near, halving to the end would
+// meet the misses one by one.
 func searchHeads(heads []byte, x uint64) int {
-	count := len(heads) / 8
-	if count == 0 {
-		return 0
-	}
-	rest := heads
-	for count > 1 {
-		half := count >> 1
-		upper := rest[8*half:]
-		if le.Uint64(rest[8*half-8:8*half]) >= x {
-			upper = rest
+	lo, n := 0, len(heads)/8 // the result is in [lo, lo+n]
+	for n > searchRunsMax*8 {
+		half := n >> 1
+		upper := lo + half
+		if le.Uint64(heads[8*upper-8:]) >= x {
+			upper = lo
 		}
-		rest = upper
-		count -= half
+		lo = upper
+		n -= half
 	}
-	i := (len(heads) - len(rest)) / 8
-	if le.Uint64(rest) < x {
-		i++
+	lo += 8 * countBelow(heads[8*lo:8*(lo+n)], 56, 64, x)
+	return lo + countBelow(heads[8*lo:min(len(heads), 8*lo+64)], 0, 8, x)
+}
+
+// searchRunsMax is how many runs of eight heads are looked at side by side.
+const searchRunsMax = 12
+
+// countBelow counts the heads below x at offsets from, from+step and so on.
+func countBelow(heads []byte, from, step int, x uint64) int {
+	n := 0
+	for at := from; at+8 <= len(heads); at += step {
+		if le.Uint64(heads[at:at+8]) < x {
+			n++
+		}
 	}
-	return i
+	return n
 }
 
 // searchTies continues a search at the first entry whose head is x.
