@@ -18,6 +18,15 @@ serial: ; PULK_SERIAL=10m CGO_ENABLED=1 $(GO) test -race -count=1 -v -run '^(Tes
 bank: ; PULK_BANK=2m $(GO) test -count=1 -v -run '^TestBank' -timeout 30m .
 churn: ; PULK_CHURN=10m CGO_ENABLED=1 $(GO) test -race -count=1 -v -run '^TestChurn$$' -timeout 30m .
 held: ; PULK_HELD=1000000 $(GO) test -count=1 -v -run '^TestHeldSnapshot$$' -timeout 30m .
+# Costs of a store that is larger than its cache: see go doc ./cmd/measure.
+measure: ; $(GO) run ./cmd/measure $(MEASURE)
+measure-1k: ; $(GO) run ./cmd/measure -keys 1115000 -value 1024 $(MEASURE)
+measure-64k: ; $(GO) run ./cmd/measure -keys 17700 -value 65536 $(MEASURE)
+measure-small: ; $(GO) run ./cmd/measure -keys 1000000 -cache 13 $(MEASURE)
+reopen: ; $(GO) run ./cmd/measure $(MEASURE) reopen
+cycles: ; $(GO) run ./cmd/measure -keys 1000000 -cache 13 $(MEASURE) cycles
+stall: ; $(GO) run ./cmd/measure $(MEASURE) stall
+scanhits: ; $(GO) run ./cmd/measure -keys 1000000 -cache 14 -writers 1 -time 10s $(MEASURE) scanhits
 quickstart: ; d=$$(mktemp -d) && $(GO) run ./examples/quickstart -dir $$d/store && $(GO) run ./examples/quickstart -dir $$d/store; s=$$?; rm -rf $$d; exit $$s
 
-.PHONY: all test race crash fuzz lint cross bench million serial bank churn held quickstart
+.PHONY: all test race crash fuzz lint cross bench million serial bank churn held measure measure-1k measure-64k measure-small reopen cycles stall scanhits quickstart

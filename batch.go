@@ -151,7 +151,11 @@ func (b *Batch) Commit() error {
 	if err == nil {
 		err = b.db.tree.Commit(writes, nil)
 	}
-	return b.db.translate(err)
+	if err != nil {
+		return b.db.translate(err)
+	}
+	b.db.recorder.wrote(b.size)
+	return nil
 }
 
 // add takes over op.

@@ -113,7 +113,11 @@ func (d *DB) Set(key, value []byte) error {
 	start := d.recorder.start(opSet)
 	err := d.tree.Set(key, value)
 	d.recorder.stop(opSet, start)
-	return d.translate(err)
+	if err != nil {
+		return d.translate(err)
+	}
+	d.recorder.wrote(len(key) + len(value))
+	return nil
 }
 
 // Delete removes key. That key is absent is no error.
@@ -124,7 +128,11 @@ func (d *DB) Delete(key []byte) error {
 	start := d.recorder.start(opDelete)
 	err := d.tree.Delete(key)
 	d.recorder.stop(opDelete, start)
-	return d.translate(err)
+	if err != nil {
+		return d.translate(err)
+	}
+	d.recorder.wrote(len(key))
+	return nil
 }
 
 // DeleteRange removes all keys in [lo, hi) at one moment. The bounds mean what
@@ -141,7 +149,11 @@ func (d *DB) DeleteRange(lo, hi []byte) error {
 	start := d.recorder.start(opDeleteRange)
 	err := d.tree.DeleteRange(x.lo, x.hi)
 	d.recorder.stop(opDeleteRange, start)
-	return d.translate(err)
+	if err != nil {
+		return d.translate(err)
+	}
+	d.recorder.wrote(len(lo) + len(hi))
+	return nil
 }
 
 // Merge adds operand to what key has, for Options.Merger to fold when the key is
@@ -156,7 +168,11 @@ func (d *DB) Merge(key, operand []byte) error {
 	start := d.recorder.start(opMerge)
 	err := d.tree.Merge(key, operand)
 	d.recorder.stop(opMerge, start)
-	return d.translate(err)
+	if err != nil {
+		return d.translate(err)
+	}
+	d.recorder.wrote(len(key) + len(operand))
+	return nil
 }
 
 // CompareAndSwap sets key to new if its value is old, in one step. A nil old
@@ -175,6 +191,9 @@ func (d *DB) CompareAndSwap(key, old, new []byte) (swapped bool, current []byte,
 	d.recorder.stop(opCompareAndSwap, start)
 	if err != nil {
 		return false, nil, d.translate(err)
+	}
+	if swapped {
+		d.recorder.wrote(len(key) + len(new))
 	}
 	return swapped, current, nil
 }

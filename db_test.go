@@ -348,8 +348,76 @@ func TestMetrics(t *testing.T) {
 	require.EqualValues(t, 1, m.Scan.Count)
 	require.EqualValues(t, 1, m.Sync.Count)
 	require.NotZero(t, m.Set.Latency.Samples)
+	require.NotZero(t, m.Memory.Table)
+	require.Less(t, m.Memory.Table, m.Memory.Used)
 	require.LessOrEqual(t, m.Set.Latency.Quantile(0.5), m.Set.Latency.Max)
 	require.LessOrEqual(t, m.Set.Latency.Mean(), m.Set.Latency.Max)
 	require.NoError(t, d.Close())
 	require.EqualValues(t, 100, d.Metrics().Set.Count)
+}
+
+// Bytes are counted once each, as what the user gave.
+func TestMetricsUserBytes(t *testing.T) {
+	d, err := db.Open("", &db.Options{InMemory: true, Merger: func(_, base, operand []byte) ([]byte, error) {
+		return append(base[:len(base):len(base)], operand...), nil
+	}})
+	require.NoError(t, err)
+	want := 0
+	check := func(err error, bytes int) {
+		t.Helper()
+		require.NoError(t, err)
+		want += bytes
+		require.EqualValues(t, want, d.Metrics().Disk.UserBytes)
+	}
+	check(d.Set([]byte("key"), []byte("value")), 8)
+	check(d.Merge([]byte("key"), []byte("more")), 7)
+	swapped, _, err := d.CompareAndSwap([]byte("key"), []byte("another"), nil)
+	require.False(t, swapped)
+	check(err, 0)
+	swapped, _, err = d.CompareAndSwap([]byte("key"), []byte("valuemore"), []byte("x"))
+	require.True(t, swapped)
+	check(err, 4)
+	check(d.Delete([]byte("key")), 3)
+	check(d.DeleteRange([]byte("a"), []byte("bc")), 3)
+	b := d.NewBatch()
+	require.NoError(t, b.Set([]byte("key"), []byte("value")))
+	require.NoError(t, b.Delete([]byte("k")))
+	check(b.Commit(), 9)
+	check(d.Update(func(tx *db.Tx) error {
+		require.NoError(t, tx.Set([]byte("key"), []byte("v")))
+		require.NoError(t, tx.Merge([]byte("other"), []byte("mm")))
+		return tx.DeleteRange([]byte("x"), nil)
+	}), 12)
+	require.NoError(t, d.Close())
+}
+
+// A Get that waits for a page is a miss, and counts once. What is written to the
+// files is counted by kind.
+func TestMetricsDisk(t *testing.T) {
+	dir := t.TempDir()
+	opts := db.Options{Durability: db.DurabilityNone}.Tiny()
+	d, err := db.Open(dir, opts)
+	require.NoError(t, err)
+	const rows = 10_000
+	for i := range rows {
+		fill(t, d, fmt.Sprintf("key %05d", i))
+	}
+	require.NoError(t, d.Sync())
+	for i := range rows / 10 {
+		_, err := d.Get(fmt.Appendf(nil, "key %05d", i*10))
+		require.NoError(t, err)
+	}
+	m := d.Metrics()
+	require.NotZero(t, m.Pages.Misses)
+	require.LessOrEqual(t, m.Pages.Misses, m.Get.Count)
+	require.LessOrEqual(t, m.Pages.Misses, m.Pages.Loads)
+	require.LessOrEqual(t, m.Pages.Loads, m.Disk.Reads)
+	require.NotZero(t, m.Pages.Snapshots)
+	require.NotZero(t, m.Disk.SnapshotBytes)
+	require.Greater(t, m.Disk.BytesWritten, m.Disk.UserBytes)
+	require.NotZero(t, m.Space.Live)
+	require.LessOrEqual(t, m.Space.Live, m.Space.Bytes+128<<10, "but for the segments being written")
+	require.NotZero(t, m.Space.Segments)
+	require.NoError(t, d.Close())
+	require.Zero(t, d.Metrics().Space)
 }

@@ -55,7 +55,8 @@ type recorder struct {
 // counters fill cache lines of their own.
 type counters struct {
 	calls [operations]atomic.Uint64
-	_     [128 - operations*8%128]byte
+	bytes atomic.Uint64 // of keys and values written
+	_     [128 - (operations+1)*8%128]byte
 }
 
 // start counts a call. It returns when the call began, or the zero Time if
@@ -73,6 +74,17 @@ func (r *recorder) stop(op operation, start time.Time) {
 	if !start.IsZero() {
 		r.latency[op].record(time.Since(start))
 	}
+}
+
+// wrote counts bytes of keys and values that were written.
+func (r *recorder) wrote(bytes int) { r.counts[stripe()].bytes.Add(uint64(bytes)) }
+
+// written returns the sum of what wrote was given.
+func (r *recorder) written() (sum uint64) {
+	for i := range r.counts {
+		sum += r.counts[i].bytes.Load()
+	}
+	return sum
 }
 
 // read returns what was recorded of op.
@@ -206,6 +218,7 @@ type Metrics struct {
 	Memory   MemoryMetrics
 	Pages    PageMetrics
 	Disk     DiskMetrics
+	Space    SpaceMetrics
 }
 
 // VersionMetrics say what open snapshots, iterators and transactions keep, and
@@ -222,6 +235,7 @@ type VersionMetrics struct {
 // MemoryMetrics are sizes in bytes.
 type MemoryMetrics struct {
 	Used    int64 // pages and the table of pages: what CacheSize bounds
+	Table   int64 // of that, the table of pages
 	Mapped  int64 // page memory taken from the operating system
 	Buffers int64 // write buffers
 }
@@ -230,21 +244,37 @@ type MemoryMetrics struct {
 type PageMetrics struct {
 	Pages          uint64 // in use now
 	Loads          uint64 // pages that were read from disk
+	Misses         uint64 // of Get.Count, those that waited for a page from disk
 	Evictions      uint64 // pages that were dropped from memory
 	Folds          uint64 // pages that were merged in memory
 	Rewrites       uint64 // pages that were merged and written
 	Conflicts      uint64 // writes that met a page changed meanwhile, and began again
 	Snapshots      uint64 // snapshots of the page table that were written
+	Snapshotting   bool   // one is being written now
 	ReplayedOnOpen uint64 // page updates that Open read from the log's tail
 }
 
 // DiskMetrics say what was read from and written to files.
 type DiskMetrics struct {
-	BytesWritten uint64 // to the log
-	Writes       uint64 // calls to write
-	Syncs        uint64 // calls to sync: many writes share one
-	Reads        uint64 // of pages or parts of them
-	Throttled    uint64 // writes that waited because the disk fell behind
+	UserBytes     uint64 // of keys and values in writes that succeeded
+	BytesWritten  uint64 // to the log
+	SnapshotBytes uint64 // written to snapshots of the page table
+	Writes        uint64 // calls to write, of the log
+	Syncs         uint64 // calls to sync: many writes share one
+	Reads         uint64 // for PageMetrics.Loads: those in parallel count each
+	Throttled     uint64 // writes that waited because the disk fell behind
+}
+
+// SpaceMetrics say what the log takes on disk, and what the cleaner does to give
+// space back.
+type SpaceMetrics struct {
+	Segments     int    // files of the log that are in use
+	Bytes        int64  // in those of them that are full
+	Live         int64  // of Bytes, what the store still refers to
+	Cleaned      uint64 // segments that were emptied
+	MovedPages   uint64 // pages that were written anew for that
+	Reads        uint64 // from files for that, not in DiskMetrics.Reads
+	SlowedWrites uint64 // writes that were slowed because space was above its goal
 }
 
 // Metrics returns what the store counted. After Close, the sizes are those of
@@ -273,25 +303,39 @@ func (d *DB) Metrics() Metrics {
 		},
 		Memory: MemoryMetrics{
 			Used:    cache.MemoryBytes,
+			Table:   cache.TableBytes,
 			Mapped:  cache.MappedBytes,
 			Buffers: cache.Log.BufferBytes,
 		},
 		Pages: PageMetrics{
 			Pages:          cache.Pages,
 			Loads:          cache.Loads,
+			Misses:         all.Misses,
 			Evictions:      cache.Evictions,
 			Folds:          cache.Folds,
 			Rewrites:       cache.Rewrites,
 			Conflicts:      cache.Conflicts,
 			Snapshots:      cache.Snapshots,
+			Snapshotting:   cache.Snapshotting,
 			ReplayedOnOpen: cache.ReplayedOnOpen,
 		},
 		Disk: DiskMetrics{
-			BytesWritten: cache.Log.BytesWritten,
-			Writes:       cache.Log.Writes,
-			Syncs:        cache.Log.Syncs,
-			Reads:        cache.FragmentReads,
-			Throttled:    cache.Log.Throttled,
+			UserBytes:     d.recorder.written(),
+			BytesWritten:  cache.Log.BytesWritten,
+			SnapshotBytes: cache.SnapshotBytes,
+			Writes:        cache.Log.Writes,
+			Syncs:         cache.Log.Syncs,
+			Reads:         cache.FragmentReads,
+			Throttled:     cache.Log.Throttled,
+		},
+		Space: SpaceMetrics{
+			Segments:     cache.Segments,
+			Bytes:        cache.SpaceBytes,
+			Live:         cache.LiveBytes,
+			Cleaned:      cache.CleanedSegments,
+			MovedPages:   cache.MovedPages,
+			Reads:        cache.CleanerReads,
+			SlowedWrites: cache.SlowedWrites,
 		},
 	}
 }

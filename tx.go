@@ -245,7 +245,11 @@ func (tx *Tx) commit() error {
 	if err == nil {
 		err = tx.db.tree.Commit(writes, tx.reads.tree(tx.moment))
 	}
-	return tx.db.translate(err)
+	if err != nil {
+		return tx.db.translate(err)
+	}
+	tx.db.recorder.wrote(bytesOf(writes))
+	return nil
 }
 
 // Rollback finishes the transaction without a trace. After Commit or Rollback it

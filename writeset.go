@@ -155,6 +155,21 @@ func (s *writeSet) tree(merger Merger) (*tree.Writes, error) {
 	return out, err
 }
 
+// bytesOf returns the bytes of all keys, values, operands and bounds in w.
+func bytesOf(w *tree.Writes) (sum int) {
+	for i := range w.Erase {
+		sum += len(w.Erase[i].Lo) + len(w.Erase[i].Hi)
+	}
+	for i := range w.Ops {
+		op := &w.Ops[i]
+		sum += len(op.Key) + len(op.Value)
+		for _, operand := range op.Operands {
+			sum += len(operand)
+		}
+	}
+	return sum
+}
+
 // A copier makes copies in blocks of memory. A block that is full stays where it
 // is, since copies are in it.
 type copier struct{ block []byte }

@@ -86,6 +86,8 @@ func (c *Cache) writeCheckpoint() (err error) {
 	k := &c.checkpoint
 	k.mu.Lock()
 	defer k.mu.Unlock()
+	c.metrics.snapshotting.Store(true)
+	defer c.metrics.snapshotting.Store(false)
 	began := time.Now()
 	id := snapshot.Identity{StoreID: c.log.StoreID(), Incarnation: c.log.Incarnation(), Sequence: k.sequence + 1}
 	h := snapshot.Header{Identity: id, ReplayStart: c.log.ReplayStart()}
@@ -94,6 +96,7 @@ func (c *Cache) writeCheckpoint() (err error) {
 		return err
 	}
 	defer func() {
+		c.metrics.snapshotBytes.Add(uint64(w.Bytes()))
 		if err != nil {
 			w.Discard()
 		}

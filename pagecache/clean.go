@@ -34,6 +34,7 @@ type cleaner struct {
 	due      atomic.Uint64 // LSN: when the log gets there, space is looked at again
 	moved    atomic.Uint64
 	cleaned  atomic.Uint64
+	reads    atomic.Uint64 // of fragments of pages that were not in memory
 
 	wake chan struct{}
 
@@ -355,6 +356,7 @@ func (c *Cache) tryMoveEvicted(pid PID) (bool, error) {
 		return false, err
 	}
 	read, err := c.readFragments(pid, absent)
+	c.clean.reads.Add(uint64(len(absent.positions)))
 	if err != nil {
 		if c.stillMissing(pid, absent) {
 			return false, err

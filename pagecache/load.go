@@ -58,6 +58,8 @@ func (c *Cache) load(pid PID) error {
 		}
 		yield(yieldLoadRead)
 		read, err := c.readFragments(pid, absent)
+		c.metrics.loads.Add(1)
+		c.metrics.reads.Add(uint64(len(absent.positions)))
 		if err != nil {
 			if c.stillMissing(pid, absent) {
 				return err
@@ -109,8 +111,6 @@ func (c *Cache) readFragments(pid PID, a absence) ([]Fragment, error) {
 	}
 	read(0)
 	wg.Wait()
-	c.metrics.reads.Add(uint64(n))
-	c.metrics.loads.Add(1)
 	paths.Hit(paths.Load)
 	if n > 1 {
 		paths.Hit(paths.LoadInParallel)

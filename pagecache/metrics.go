@@ -9,16 +9,18 @@ import (
 
 // counters are the cache's own; they are written on slow paths only.
 type counters struct {
-	conflicts    atomic.Uint64
-	folds        atomic.Uint64
-	rewrites     atomic.Uint64
-	evictions    atomic.Uint64
-	loads        atomic.Uint64
-	reads        atomic.Uint64
-	snapshots    atomic.Uint64
-	snapshotTime atomic.Uint64 // ns
-	replayed     atomic.Uint64
-	slowed       atomic.Uint64
+	conflicts     atomic.Uint64
+	folds         atomic.Uint64
+	rewrites      atomic.Uint64
+	evictions     atomic.Uint64
+	loads         atomic.Uint64
+	reads         atomic.Uint64
+	snapshots     atomic.Uint64
+	snapshotTime  atomic.Uint64 // ns
+	snapshotBytes atomic.Uint64
+	snapshotting  atomic.Bool
+	replayed      atomic.Uint64
+	slowed        atomic.Uint64
 }
 
 // Metrics are counts since Open, and sizes now.
@@ -26,6 +28,7 @@ type Metrics struct {
 	Log log.Metrics
 
 	MemoryBytes    int64 // page memory in use: what CacheSize bounds
+	TableBytes     int64 // of that, the mapping table
 	MappedBytes    int64 // page memory taken from the operating system
 	RetiredItems   int   // pieces that wait for readers to leave
 	Pages          uint64
@@ -40,13 +43,17 @@ type Metrics struct {
 	Loads          uint64        // pages
 	FragmentReads  uint64        // fragments read from the log for those
 	Snapshots      uint64        // page-table snapshots written
+	Snapshotting   bool          // one is being written
 	SnapshotTime   time.Duration // spent on those
+	SnapshotBytes  uint64        // written to their files
 	ReplayedOnOpen uint64        // updates that Open replayed
 
+	Segments        int    // files of the log in use
 	SpaceBytes      int64  // of the log's closed segments
 	LiveBytes       int64  // of those, what the store refers to
 	CleanedSegments uint64 // emptied by moving what was live in them
 	MovedPages      uint64 // for that
+	CleanerReads    uint64 // fragments read for that, in no other count
 	SlowedWrites    uint64 // that waited for the cleaner
 }
 
@@ -57,11 +64,13 @@ func (c *Cache) Metrics() Metrics {
 	if c.closed.Load() {
 		return Metrics{Log: c.log.Metrics()}
 	}
-	space := c.space(c.log.Segments())
+	segments := c.log.Segments()
+	space := c.space(segments)
 	_, age := c.OldestMoment()
 	return Metrics{
 		Log:            c.log.Metrics(),
 		MemoryBytes:    c.arena.Used(),
+		TableBytes:     c.table.bytes(),
 		MappedBytes:    c.arena.Committed(),
 		RetiredItems:   c.epochs.Pending(),
 		Pages:          uint64(c.pids.max()) - free,
@@ -76,13 +85,17 @@ func (c *Cache) Metrics() Metrics {
 		Loads:          m.loads.Load(),
 		FragmentReads:  m.reads.Load(),
 		Snapshots:      m.snapshots.Load(),
+		Snapshotting:   m.snapshotting.Load(),
 		SnapshotTime:   time.Duration(m.snapshotTime.Load()),
+		SnapshotBytes:  m.snapshotBytes.Load(),
 		ReplayedOnOpen: m.replayed.Load(),
 
+		Segments:        len(segments),
 		SpaceBytes:      space.total,
 		LiveBytes:       space.live,
 		CleanedSegments: c.clean.cleaned.Load(),
 		MovedPages:      c.clean.moved.Load(),
+		CleanerReads:    c.clean.reads.Load(),
 		SlowedWrites:    m.slowed.Load(),
 	}
 }

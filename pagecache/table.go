@@ -75,6 +75,11 @@ func (t *table) slot(pid PID) *atomic.Uint64 {
 	return &chunks[i][uint64(pid)&(tableChunkSlots-1)]
 }
 
+// bytes is the memory of the table.
+func (t *table) bytes() int64 {
+	return int64(len(*t.chunks.Load())) * int64(unsafe.Sizeof(tableChunk{}))
+}
+
 // reach makes the table large enough for pid and returns its slot.
 func (t *table) reach(pid PID) *atomic.Uint64 {
 	if s := t.slot(pid); s != nil {

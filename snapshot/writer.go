@@ -196,6 +196,9 @@ func (w *Writer) Commit(h Header) (err error) {
 	return nil
 }
 
+// Bytes is what was written to the file so far.
+func (w *Writer) Bytes() int64 { return w.offset }
+
 // Discard drops an unfinished snapshot. It does nothing to a finished one.
 func (w *Writer) Discard() {
 	if w.file == nil {

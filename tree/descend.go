@@ -15,6 +15,7 @@ type seek struct {
 	key    []byte
 	strict bool
 	last   bool
+	loaded bool // set by locate: it had to load a node
 }
 
 // A place is a node as one View shows it, and how it was reached.
@@ -154,6 +155,7 @@ func (t *Tree) locate(from PID, s *seek, level int) (epoch.Guard, place, error) 
 		if err := t.load(p.absent); err != nil {
 			return g, p, err
 		}
+		s.loaded = true
 	}
 }
 

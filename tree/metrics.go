@@ -18,6 +18,7 @@ type counters struct {
 	conflicts     atomic.Uint64
 	erasedLeaves  atomic.Uint64
 	blind         atomic.Uint64
+	misses        atomic.Uint64
 	settled       atomic.Uint64
 	tendErrors    atomic.Uint64
 }
@@ -39,6 +40,7 @@ type Metrics struct {
 	KeptLeaves     int64  // leaves with versions that only open moments see,
 	KeptBytes      int64  // and the bytes of those, about
 	BlindUpdates   uint64 // updates of leaves that were not in memory
+	Misses         uint64 // reads of a key that waited for a node to be loaded
 	Settled        uint64 // keys whose operands were folded by a write
 	TendErrors     uint64 // splits and consolidations that failed and will be tried again
 }
@@ -61,6 +63,7 @@ func (t *Tree) Metrics() Metrics {
 		KeptLeaves:     t.shrinker.kept.leaves.Load(),
 		KeptBytes:      t.shrinker.kept.bytes.Load(),
 		BlindUpdates:   c.blind.Load(),
+		Misses:         c.misses.Load(),
 		Settled:        c.settled.Load(),
 		TendErrors:     c.tendErrors.Load(),
 	}

@@ -33,6 +33,10 @@ func (t *Tree) getAt(moment uint64, dst, key []byte) ([]byte, error) {
 		if err != nil {
 			return dst, err
 		}
+		if s.loaded {
+			t.metrics.misses.Add(1)
+			s.loaded = false
+		}
 		f, err := lookup(&p, key, moment)
 		if err != nil || !f.ok {
 			g.Unpin()

@@ -1,0 +1,66 @@
+package main
+
+import (
+	"fmt"
+	"time"
+)
+
+// A cycle is what a store looked like when it was full, and when it was empty
+// again.
+type cycle struct {
+	fullPages, emptyPages uint64
+	fullSpace, emptySpace int64
+	fullScan, emptyScan   time.Duration
+}
+
+// cycles fills a store and deletes everything again, time after time.
+func cycles(c config) error {
+	s, err := openStore(c)
+	if err != nil {
+		return err
+	}
+	var all []cycle
+	t := newTable("", "pages full", "empty", "space full MiB", "empty", "scan full ms", "empty")
+	for n := range c.cycles {
+		x, err := s.cycle()
+		if err != nil {
+			return fmt.Errorf("cycle %d: %w", n+1, err)
+		}
+		all = append(all, x)
+		t.row(n+1, x.fullPages, x.emptyPages, mib(x.fullSpace), mib(x.emptySpace), ms(x.fullScan), ms(x.emptyScan))
+	}
+	first, last := all[0], all[len(all)-1]
+	t.row("last/first", ratio(float64(last.fullPages), float64(first.fullPages)), ratio(float64(last.emptyPages), float64(first.emptyPages)),
+		ratio(float64(last.fullSpace), float64(first.fullSpace)), ratio(float64(last.emptySpace), float64(first.emptySpace)),
+		ratio(float64(last.fullScan), float64(first.fullScan)), ratio(float64(last.emptyScan), float64(first.emptyScan)))
+	t.print()
+	return s.db.Close()
+}
+
+func (s *store) cycle() (x cycle, err error) {
+	if _, err := s.fill(); err != nil {
+		return x, err
+	}
+	if x.fullPages, x.fullSpace, x.fullScan, err = s.look(); err != nil {
+		return x, err
+	}
+	if _, err := s.parallel(s.rows.keys, (*worker).delete); err != nil {
+		return x, err
+	}
+	x.emptyPages, x.emptySpace, x.emptyScan, err = s.look()
+	return x, err
+}
+
+// look waits for the store to come to rest and measures it.
+func (s *store) look() (pages uint64, space int64, scan time.Duration, err error) {
+	if err := s.db.Sync(); err != nil {
+		return 0, 0, 0, err
+	}
+	time.Sleep(s.config.settle)
+	if space, err = diskBytes(s.config.dir); err != nil {
+		return 0, 0, 0, err
+	}
+	pages = s.db.Metrics().Pages.Pages
+	scan, err = s.fullScan()
+	return pages, space, scan, err
+}

@@ -1,0 +1,61 @@
+package main
+
+import (
+	"math/bits"
+	"time"
+)
+
+// A histogram counts durations in buckets that are 1/32 wide. It belongs to one
+// goroutine at a time.
+type histogram struct {
+	buckets [32 * 64]uint64
+	count   uint64
+	max     time.Duration
+}
+
+func (h *histogram) record(d time.Duration) {
+	h.buckets[bucketOf(d)]++
+	h.count++
+	h.max = max(h.max, d)
+}
+
+func (h *histogram) add(other *histogram) {
+	for i, n := range other.buckets {
+		h.buckets[i] += n
+	}
+	h.count += other.count
+	h.max = max(h.max, other.max)
+}
+
+// quantile returns a duration that the share q of all do not exceed, at most 1/32
+// too high.
+func (h *histogram) quantile(q float64) time.Duration {
+	rank := uint64(q * float64(h.count))
+	var seen uint64
+	for i, n := range h.buckets {
+		if seen += n; n > 0 && seen >= rank {
+			return min(bucketEnd(i), h.max)
+		}
+	}
+	return h.max
+}
+
+// bucketOf returns the index of d's bucket: the position of the highest bit and
+// the five bits below it.
+func bucketOf(d time.Duration) int {
+	n := uint64(max(d, 0))
+	if n < 32 {
+		return int(n)
+	}
+	shift := bits.Len64(n) - 6
+	return 32*(shift+1) + int(n>>shift&31)
+}
+
+// bucketEnd returns the largest duration of bucket i.
+func bucketEnd(i int) time.Duration {
+	if i < 32 {
+		return time.Duration(i)
+	}
+	shift := i/32 - 1
+	return time.Duration((uint64(32+i%32)+1)<<shift - 1)
+}
