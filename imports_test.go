@@ -24,6 +24,7 @@ var imports = map[string]string{
 	"internal/paths":     "internal/invariant",
 	"internal/testhooks": "internal/invariant",
 	"internal/vfs":       "internal/invariant internal/paths",
+	"internal/crashtest": "internal/invariant internal/vfs",
 	"internal/arena":     "internal/invariant internal/paths",
 	"internal/epoch":     "internal/invariant internal/paths internal/arena",
 	"log":                "internal/invariant internal/paths internal/testhooks internal/vfs",
@@ -36,7 +37,7 @@ var imports = map[string]string{
 // order is the order in which packages stand above each other, lowest first.
 // Examples and commands come last.
 var order = []string{
-	"internal/invariant", "internal/paths", "internal/testhooks", "internal/vfs", "internal/arena", "internal/epoch",
+	"internal/invariant", "internal/paths", "internal/testhooks", "internal/vfs", "internal/crashtest", "internal/arena", "internal/epoch",
 	"log", "snapshot", "pagecache", "tree", ".",
 }
 

@@ -86,7 +86,8 @@ type Fault struct {
 //   - with a *Partial, a read or write goes as far as it says;
 //   - with a *Late, the operation is carried out, and fails all the same;
 //   - a Close that fails closes;
-//   - a Sync that fails loses what was dirty, if fs is a Mem: see memNode.
+//   - a Sync that fails loses what was dirty, if fs is a Mem: see memNode; with
+//     ErrDead, which stands for the end of the process, it loses nothing.
 func NewFault(fs FS, inject func(Op) error) *Fault { return &Fault{fs: fs, inject: inject} }
 
 // Count returns how many operations there have been.
@@ -94,6 +95,10 @@ func (f *Fault) Count() int64 { return f.count.Load() }
 
 // OpenFiles returns how many files and locks are open.
 func (f *Fault) OpenFiles() int64 { return f.open.Load() }
+
+// ErrDead is for a test to inject from the moment on at which the process is to
+// have ended: nothing happens any more, and what the system holds stays.
+var ErrDead = errors.New("vfs: the process has ended")
 
 // A Partial is the error of a read or write that stopped after N bytes.
 type Partial struct {
@@ -242,7 +247,7 @@ func (f *faultFile) WriteAt(p []byte, off int64) (int, error) {
 
 func (f *faultFile) Sync() error {
 	if err := f.fault.ask(Op{Kind: OpSync, Name: f.name}); err != nil {
-		if file, ok := f.file.(interface{ FailSync() }); ok {
+		if file, ok := f.file.(interface{ FailSync() }); ok && !errors.Is(err, ErrDead) {
 			file.FailSync()
 		}
 		return err
