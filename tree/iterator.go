@@ -2,6 +2,7 @@ package tree
 
 import (
 	"bytes"
+	"encoding/binary"
 	"fmt"
 )
 
@@ -24,17 +25,20 @@ type Iterator struct {
 
 	// The private copy of a leaf: its rows as of the moment. They lie within the
 	// bounds from from to to.
-	leaf     node
-	from, to int
-	prefix   int    // bytes of its keys' common prefix, which key begins with
-	fence    []byte // where to go on, while the copy is replaced
+	leaf      node
+	from, to  int
+	prefix    int // bytes of its keys' common prefix, which key begins with
+	headsAt   int // as the copy's methods of these names say
+	offsetsAt int
+	fence     []byte // where to go on, while the copy is replaced
 
-	stand stand
-	i     int   // the row, if stand is onRow
-	row   entry // as in the copy
-	key   []byte
-	value []byte // of a row whose value has pages of its own or has been folded
-	read  bool   // value is i's
+	stand  stand
+	i      int    // the row, if stand is onRow
+	flags  byte   // of its entry in the copy
+	stored []byte // its value there
+	key    []byte
+	value  []byte // of a row whose value has pages of its own or has been folded
+	read   bool   // value is i's
 }
 
 type stand uint8
@@ -105,17 +109,17 @@ func (it *Iterator) Value() []byte {
 	if it.stand != onRow {
 		return nil
 	}
-	if it.row.flags&entryOperand != 0 {
+	if it.flags&entryOperand != 0 {
 		if !it.read {
 			return nil
 		}
 		return it.value[:len(it.value):len(it.value)]
 	}
-	if it.row.flags&entryIndirect == 0 {
-		return it.row.value[:len(it.row.value):len(it.row.value)]
+	if it.flags&entryIndirect == 0 {
+		return it.stored[:len(it.stored):len(it.stored)]
 	}
 	if !it.read {
-		value, current, err := it.t.appendChunked(it.value[:0], it.row.value)
+		value, current, err := it.t.appendChunked(it.value[:0], it.stored)
 		if err == nil && !current {
 			err = fmt.Errorf("%w: value of %q is gone", ErrCorrupt, it.key)
 		}
@@ -276,14 +280,36 @@ func (it *Iterator) downWithin(i int) bool {
 }
 
 // stop stands on row i of the copy. It is false if operands fold to nothing, or if
-// the iterator has failed.
+// the iterator has failed. All of a scan goes through here: it decodes the entry in
+// place.
 func (it *Iterator) stop(i int) bool {
 	it.stand, it.i, it.read = onRow, i, false
-	it.row = it.leaf.entry(i)
+	n := it.leaf
+	var b []byte
+	if at := it.offsetsAt + 2*i; n[1]&nodeWide == 0 && i+1 < n.count() {
+		b = n[le.Uint16(n[at:]):le.Uint16(n[at+2:])]
+	} else {
+		b = n[n.offset(i):n.offset(i+1)]
+	}
+	size, at := int(b[1]), 2
+	if size >= 0x80 {
+		size, at = uvarint(b[1:])
+		at++
+	}
+	if it.flags = b[0]; it.flags&entryStamp != 0 {
+		at += 8
+	}
 	// The key's buffer begins with the prefix, see bound.
-	it.key = appendHead(it.key[:it.prefix], it.leaf.head(i), min(it.row.suffixBytes, 8))
-	it.key = append(it.key, it.row.tail...)
-	return it.row.flags&entryOperand == 0 || it.foldRow()
+	key := binary.BigEndian.AppendUint64(it.key[:it.prefix], le.Uint64(n[it.headsAt+8*i:]))
+	if size <= 8 {
+		it.key = key[:it.prefix+size]
+	} else {
+		tail := at + size - 8
+		it.key = append(key, b[at:tail]...)
+		at = tail
+	}
+	it.stored = b[at:]
+	return it.flags&entryOperand == 0 || it.foldRow()
 }
 
 // foldRow folds the row's operands. A merger that fails harms this row only.
@@ -363,8 +389,15 @@ func (it *Iterator) enter(s seek, hint PID) bool {
 	g, p, err := it.t.locate(it.useful(hint, &s), &s, 0)
 	if err == nil {
 		err = it.copyLeaf(&p)
+		if !p.node.isLast() {
+			it.t.cache.Prefetch(p.node.right(), scanLines)
+		}
+		deltas := p.view.Deltas()
 		g.Unpin()
 		it.t.finish(p.moved)
+		if deltas > 0 || p.worn != 0 {
+			it.t.smooth(&p, deltas*scanShare)
+		}
 	}
 	if err != nil {
 		it.fail(err)
@@ -373,6 +406,15 @@ func (it *Iterator) enter(s seek, hint PID) bool {
 	it.bound()
 	return true
 }
+
+const (
+	// scanLines is how many cache lines of the next leaf are asked for while the
+	// rows of this one are used; the processor sees where copying goes from there.
+	scanLines = 4
+	// scanShare is how many readers' worth of a delta's cost a scan has: it merges
+	// the leaf.
+	scanShare = 4
+)
 
 // useful returns hint if it is a leaf at or left of where s wants to go, else 0.
 func (it *Iterator) useful(hint PID, s *seek) PID {
@@ -428,6 +470,7 @@ func (it *Iterator) copyLeaf(p *place) error {
 // bound finds the rows of the copy that lie within the bounds.
 func (it *Iterator) bound() {
 	it.prefix = it.leaf.prefixBytes()
+	it.headsAt, it.offsetsAt = it.leaf.headsAt(), it.leaf.offsetsAt()
 	it.key = append(it.key[:0], it.leaf.prefix()...)
 	it.from, it.to = 0, it.leaf.count()
 	if len(it.lo) > 0 {

@@ -73,3 +73,29 @@ func TestReadersFreeNothing(t *testing.T) {
 	require.NotZero(t, leaf)
 	require.Equal(t, free, tr.cache.Metrics().FreePages)
 }
+
+// Scans fold the leaves that they have to merge.
+func TestScansFoldWhatTheyRead(t *testing.T) {
+	tr := openTree(t, Options{Cache: pagecache.Options{InMemory: true, MergeDeltas: 1000}, Durability: None, MaxNodeBytes: 512})
+	var want []string
+	for i := range 300 {
+		key := fmt.Sprintf("%04d", i)
+		require.NoError(t, tr.Set([]byte(key), []byte("value")))
+		want = append(want, key+"=value")
+	}
+	deltas := func() (n int) {
+		for i := range want {
+			leaf, inner := deltasOf(t, tr, fmt.Appendf(nil, "%04d", i))
+			n += leaf + inner
+		}
+		return n
+	}
+	require.NotZero(t, deltas())
+	for try := 0; try < 1000 && deltas() > 0; try++ {
+		it := tr.Scan(nil, nil)
+		require.Equal(t, want, rows(t, it))
+		require.NoError(t, it.Close())
+	}
+	require.Zero(t, deltas())
+	require.NoError(t, tr.Check())
+}
