@@ -3,6 +3,8 @@ package main
 import (
 	"fmt"
 	"time"
+
+	"github.com/pulkdb/db/internal/workload"
 )
 
 // coldReads are Gets that had to wait for a page, and the reads from files that
@@ -23,13 +25,13 @@ func (c coldReads) mean() time.Duration {
 
 // readCold reads n random keys that are present twice, in the same order.
 func (s *store) readCold(n int) (first, again coldReads, err error) {
-	if s.rows.count.Load() == 0 {
+	if s.rows.Count() == 0 {
 		return first, again, nil
 	}
 	x := s.random()
 	keys := make([]int, 0, n)
 	for draw := 0; len(keys) < n; draw++ {
-		if i := below(x(draw), s.rows.keys); s.rows.has(i) {
+		if i := workload.Below(x(draw), s.rows.Keys); s.rows.Has(i) {
 			keys = append(keys, i)
 		}
 	}

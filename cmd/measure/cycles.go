@@ -3,6 +3,8 @@ package main
 import (
 	"fmt"
 	"time"
+
+	"github.com/pulkdb/db/internal/workload"
 )
 
 // A cycle is what a store looked like when it was full, and when it was empty
@@ -44,7 +46,7 @@ func (s *store) cycle() (x cycle, err error) {
 	if x.fullPages, x.fullSpace, x.fullScan, err = s.look(); err != nil {
 		return x, err
 	}
-	if _, err := s.parallel(s.rows.keys, (*worker).delete); err != nil {
+	if _, err := s.parallel(s.rows.Keys, (*worker).delete); err != nil {
 		return x, err
 	}
 	x.emptyPages, x.emptySpace, x.emptyScan, err = s.look()
@@ -57,7 +59,7 @@ func (s *store) look() (pages uint64, space int64, scan time.Duration, err error
 		return 0, 0, 0, err
 	}
 	time.Sleep(s.config.settle)
-	if space, err = diskBytes(s.config.dir); err != nil {
+	if space, err = workload.DiskBytes(s.config.dir); err != nil {
 		return 0, 0, 0, err
 	}
 	pages = s.db.Metrics().Pages.Pages

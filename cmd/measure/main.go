@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/pulkdb/db"
+	"github.com/pulkdb/db/internal/workload"
 )
 
 // A config is what the flags say.
@@ -85,7 +86,7 @@ func main() {
 	}
 	if mode != "write" {
 		fmt.Printf("%s: %d keys of %d+%d bytes (%.0f MB), cache %.4g MiB, %d writers, %s %s/%s, %d processors, load %s\n",
-			mode, c.keys, keyBytes, c.value, float64(newRows(c.keys, c.value).all())/1e6, c.cache, c.writers,
+			mode, c.keys, workload.KeyBytes, c.value, float64(workload.NewRows(c.keys, c.value).All())/1e6, c.cache, c.writers,
 			runtime.Version(), runtime.GOOS, runtime.GOARCH, runtime.GOMAXPROCS(0), load())
 	}
 	if err := c.inDir(run); err != nil {

@@ -8,37 +8,38 @@ import (
 	"time"
 
 	"github.com/pulkdb/db"
+	"github.com/pulkdb/db/internal/workload"
 )
 
 // A phase does its work and returns how many operations it had, and their
 // latencies.
-type phase func(s *store) (ops int, latency *histogram, err error)
+type phase func(s *store) (ops int, latency *workload.Histogram, err error)
 
 var phaseOf = map[string]phase{
-	"load": func(s *store) (int, *histogram, error) {
+	"load": func(s *store) (int, *workload.Histogram, error) {
 		latency, err := s.fill()
-		return s.rows.keys, latency, err
+		return s.rows.Keys, latency, err
 	},
-	"uniform": func(s *store) (int, *histogram, error) { return s.overwrite(s.uniform()) },
-	"zipf":    func(s *store) (int, *histogram, error) { return s.overwrite(s.skewed()) },
-	"delete":  func(s *store) (int, *histogram, error) { return s.half((*worker).delete) },
-	"refill":  func(s *store) (int, *histogram, error) { return s.half((*worker).set) },
-	"idle": func(s *store) (int, *histogram, error) {
+	"uniform": func(s *store) (int, *workload.Histogram, error) { return s.overwrite(s.uniform()) },
+	"zipf":    func(s *store) (int, *workload.Histogram, error) { return s.overwrite(s.skewed()) },
+	"delete":  func(s *store) (int, *workload.Histogram, error) { return s.half((*worker).delete) },
+	"refill":  func(s *store) (int, *workload.Histogram, error) { return s.half((*worker).set) },
+	"idle": func(s *store) (int, *workload.Histogram, error) {
 		time.Sleep(s.config.idle)
-		return 0, &histogram{}, nil
+		return 0, &workload.Histogram{}, nil
 	},
 }
 
 // overwrite sets twice as many keys as there are, drawn by draw.
-func (s *store) overwrite(draw func(op int) int) (int, *histogram, error) {
-	n := 2 * s.rows.keys
+func (s *store) overwrite(draw func(op int) int) (int, *workload.Histogram, error) {
+	n := 2 * s.rows.Keys
 	latency, err := s.parallel(n, func(w *worker, op int) error { return w.set(draw(op)) })
 	return n, latency, err
 }
 
 // half calls f for every second key.
-func (s *store) half(f func(w *worker, i int) error) (int, *histogram, error) {
-	n := s.rows.keys / 2
+func (s *store) half(f func(w *worker, i int) error) (int, *workload.Histogram, error) {
+	n := s.rows.Keys / 2
 	latency, err := s.parallel(n, func(w *worker, op int) error { return f(w, 2*op) })
 	return n, latency, err
 }
@@ -48,7 +49,7 @@ type result struct {
 	name          string
 	ops           int
 	took          time.Duration
-	latency       *histogram
+	latency       *workload.Histogram
 	before, after db.Metrics
 	space, live   int64 // at the end
 	largest       extremes
@@ -103,8 +104,8 @@ func (s *store) run(w *watch, name string, p phase) (r *result, err error) {
 	}
 	r.took = time.Since(start)
 	r.after = s.db.Metrics()
-	r.live = s.rows.live()
-	if r.space, err = diskBytes(s.config.dir); err != nil {
+	r.live = s.rows.Live()
+	if r.space, err = workload.DiskBytes(s.config.dir); err != nil {
 		return nil, err
 	}
 	if s.config.cold > 0 {
@@ -136,7 +137,7 @@ func (s *store) print(results []*result) {
 
 	t = newTable("Set, Delete", "p50", "p99", "p99.9", "max", "throttled", "slowed")
 	for _, r := range results {
-		t.row(r.name, short(r.latency.quantile(.5)), short(r.latency.quantile(.99)), short(r.latency.quantile(.999)), short(r.latency.max),
+		t.row(r.name, short(r.latency.Quantile(.5)), short(r.latency.Quantile(.99)), short(r.latency.Quantile(.999)), short(r.latency.Max),
 			r.after.Disk.Throttled-r.before.Disk.Throttled, r.after.Space.SlowedWrites-r.before.Space.SlowedWrites)
 	}
 	t.print()

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/pulkdb/db"
+	"github.com/pulkdb/db/internal/workload"
 )
 
 // reopen loads a store and opens it again and again: after Close, and after a
@@ -31,7 +32,7 @@ func reopen(c config) error {
 		opened := time.Since(start)
 		s.db = d
 		w := &worker{s: s}
-		if err := w.get(below(uint64(start.UnixNano()), s.rows.keys)); err != nil {
+		if err := w.get(workload.Below(uint64(start.UnixNano()), s.rows.Keys)); err != nil {
 			return fmt.Errorf("%s: %w", what, err)
 		}
 		got := time.Since(start) - opened

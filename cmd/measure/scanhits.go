@@ -31,7 +31,7 @@ func scanHits(c config) error {
 			return fmt.Errorf("read: %v, scan: %v", err, scanErr)
 		}
 		t.row(what, fmt.Sprintf("%.3f", hits.rate), fmt.Sprintf("%.0f", hits.perSecond),
-			ratio(float64(rows), float64(s.rows.keys)), fmt.Sprintf("%.0f", float64(rows)/c.duration.Seconds()))
+			ratio(float64(rows), float64(s.rows.Keys)), fmt.Sprintf("%.0f", float64(rows)/c.duration.Seconds()))
 	}
 	t.print()
 	return s.db.Close()

@@ -4,6 +4,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/pulkdb/db/internal/workload"
 )
 
 // stall loads a store, overwrites random keys, and tells Sets that met a
@@ -18,7 +20,7 @@ func stall(c config) error {
 	}
 	before := s.db.Metrics().Pages
 	snapshot, stop := s.followSnapshots()
-	during := make([]histogram, c.writers)
+	during := make([]workload.Histogram, c.writers)
 	start := time.Now()
 	draw := s.uniform()
 	without, err := s.parallel(1<<40, func(w *worker, op int) error {
@@ -28,9 +30,9 @@ func stall(c config) error {
 		met := snapshot.Load()
 		took, err := w.put(draw(op))
 		if met || snapshot.Load() {
-			during[w.index].record(took)
+			during[w.index].Record(took)
 		} else {
-			w.latency.record(took)
+			w.latency.Record(took)
 		}
 		return err
 	})
@@ -38,17 +40,17 @@ func stall(c config) error {
 	if err != nil {
 		return err
 	}
-	with := &histogram{}
+	with := &workload.Histogram{}
 	for i := range during {
-		with.add(&during[i])
+		with.Add(&during[i])
 	}
 	after := s.db.Metrics().Pages
 	t := newTable("", "Sets", "p50", "p99", "p99.9", "max", "snapshots")
-	t.row("during a snapshot", with.count, short(with.quantile(.5)), short(with.quantile(.99)), short(with.quantile(.999)), short(with.max),
+	t.row("during a snapshot", with.Count, short(with.Quantile(.5)), short(with.Quantile(.99)), short(with.Quantile(.999)), short(with.Max),
 		after.Snapshots-before.Snapshots)
-	t.row("without", without.count, short(without.quantile(.5)), short(without.quantile(.99)), short(without.quantile(.999)), short(without.max), "")
-	t.row("ratio", "", ratio(float64(with.quantile(.5)), float64(without.quantile(.5))), ratio(float64(with.quantile(.99)), float64(without.quantile(.99))),
-		ratio(float64(with.quantile(.999)), float64(without.quantile(.999))), ratio(float64(with.max), float64(without.max)), "")
+	t.row("without", without.Count, short(without.Quantile(.5)), short(without.Quantile(.99)), short(without.Quantile(.999)), short(without.Max), "")
+	t.row("ratio", "", ratio(float64(with.Quantile(.5)), float64(without.Quantile(.5))), ratio(float64(with.Quantile(.99)), float64(without.Quantile(.99))),
+		ratio(float64(with.Quantile(.999)), float64(without.Quantile(.999))), ratio(float64(with.Max), float64(without.Max)), "")
 	t.print()
 	return s.db.Close()
 }

@@ -1,13 +1,11 @@
 package main
 
 import (
-	"errors"
-	"io/fs"
-	"path/filepath"
 	"sync"
 	"time"
 
 	"github.com/pulkdb/db"
+	"github.com/pulkdb/db/internal/workload"
 )
 
 // A watch samples the size of a store and of the process until it is stopped.
@@ -15,7 +13,7 @@ type watch struct {
 	// Immutable.
 	db   *db.DB
 	dir  string
-	rows *rows
+	rows *workload.Rows
 	stop chan struct{}
 	done sync.WaitGroup
 
@@ -32,7 +30,7 @@ type extremes struct {
 	rss    int64   // bytes
 }
 
-func startWatch(d *db.DB, dir string, r *rows, interval time.Duration) *watch {
+func startWatch(d *db.DB, dir string, r *workload.Rows, interval time.Duration) *watch {
 	w := &watch{db: d, dir: dir, rows: r, stop: make(chan struct{})}
 	w.done.Go(func() {
 		tick := time.NewTicker(interval)
@@ -61,7 +59,7 @@ func (w *watch) begin() {
 	w.mu.Lock()
 	w.most = extremes{}
 	w.mu.Unlock()
-	resetPeak()
+	workload.ResetPeak()
 }
 
 // largest returns the largest samples since begin.
@@ -69,16 +67,16 @@ func (w *watch) largest() extremes {
 	w.sample()
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.most.rss = max(w.most.rss, peakBytes())
+	w.most.rss = max(w.most.rss, workload.PeakBytes())
 	return w.most
 }
 
 // sample takes one. Live data are looked at before and after the files, and the
 // larger count, so that what is written in between is no one's fault.
 func (w *watch) sample() {
-	before := w.rows.live()
-	space, err := diskBytes(w.dir)
-	live := max(before, w.rows.live())
+	before := w.rows.Live()
+	space, err := workload.DiskBytes(w.dir)
+	live := max(before, w.rows.Live())
 	memory := w.db.Metrics().Memory.Used
 
 	w.mu.Lock()
@@ -87,28 +85,10 @@ func (w *watch) sample() {
 		w.err = err
 	}
 	m := &w.most
-	if live >= w.rows.all()/10 {
+	if live >= w.rows.All()/10 {
 		m.ratio = max(m.ratio, float64(space)/float64(live))
 	}
 	m.excess = max(m.excess, space-2*live)
 	m.memory = max(m.memory, memory)
-	m.rss = max(m.rss, residentBytes())
-}
-
-// diskBytes returns what the files under dir occupy. Files may come and go
-// meanwhile.
-func diskBytes(dir string) (sum int64, err error) {
-	err = filepath.WalkDir(dir, func(_ string, entry fs.DirEntry, err error) error {
-		if err == nil && !entry.IsDir() {
-			var info fs.FileInfo
-			if info, err = entry.Info(); err == nil {
-				sum += occupied(info)
-			}
-		}
-		if errors.Is(err, fs.ErrNotExist) {
-			return nil
-		}
-		return err
-	})
-	return sum, err
+	m.rss = max(m.rss, workload.ResidentBytes())
 }

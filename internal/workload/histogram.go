@@ -1,43 +1,45 @@
-package main
+package workload
 
 import (
 	"math/bits"
 	"time"
 )
 
-// A histogram counts durations in buckets that are 1/32 wide. It belongs to one
+// A Histogram counts durations in buckets that are 1/32 wide. It belongs to one
 // goroutine at a time.
-type histogram struct {
+type Histogram struct {
 	buckets [32 * 64]uint64
-	count   uint64
-	max     time.Duration
+	Count   uint64        // of all durations
+	Max     time.Duration // the longest
 }
 
-func (h *histogram) record(d time.Duration) {
+// Record counts d.
+func (h *Histogram) Record(d time.Duration) {
 	h.buckets[bucketOf(d)]++
-	h.count++
-	h.max = max(h.max, d)
+	h.Count++
+	h.Max = max(h.Max, d)
 }
 
-func (h *histogram) add(other *histogram) {
+// Add counts what other has counted.
+func (h *Histogram) Add(other *Histogram) {
 	for i, n := range other.buckets {
 		h.buckets[i] += n
 	}
-	h.count += other.count
-	h.max = max(h.max, other.max)
+	h.Count += other.Count
+	h.Max = max(h.Max, other.Max)
 }
 
-// quantile returns a duration that the share q of all do not exceed, at most 1/32
+// Quantile returns a duration that the share q of all do not exceed, at most 1/32
 // too high.
-func (h *histogram) quantile(q float64) time.Duration {
-	rank := uint64(q * float64(h.count))
+func (h *Histogram) Quantile(q float64) time.Duration {
+	rank := uint64(q * float64(h.Count))
 	var seen uint64
 	for i, n := range h.buckets {
 		if seen += n; n > 0 && seen >= rank {
-			return min(bucketEnd(i), h.max)
+			return min(bucketEnd(i), h.Max)
 		}
 	}
-	return h.max
+	return h.Max
 }
 
 // bucketOf returns the index of d's bucket: the position of the highest bit and
