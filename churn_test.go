@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"hash/crc32"
 	"math/rand/v2"
 	"os"
 	"strconv"
@@ -355,13 +356,16 @@ func (w *churner) write(ops []db.Op, random *rand.Rand) error {
 	})
 }
 
-// single makes one write on a DB, a Batch or a Tx.
-func single(to interface {
+// A rowWriter is a DB, a Batch or a Tx.
+type rowWriter interface {
 	Set(key, value []byte) error
 	Delete(key []byte) error
 	DeleteRange(lo, hi []byte) error
 	Merge(key, operand []byte) error
-}, op db.Op) error {
+}
+
+// single makes one write.
+func single(to rowWriter, op db.Op) error {
 	switch op.Kind {
 	case db.OpSet:
 		return to.Set(op.Key, op.Value)
@@ -463,9 +467,10 @@ func differ(rows *btree.BTreeG[row], found []row) (difference string) {
 	return difference
 }
 
+// brief shortens what is long to what tells it from others.
 func brief(s string) string {
 	if len(s) > 40 {
-		return fmt.Sprintf("%s... (%d bytes)", s[:40], len(s))
+		return fmt.Sprintf("%s... (%d bytes, %08x)", s[:40], len(s), crc32.ChecksumIEEE([]byte(s)))
 	}
 	return s
 }
