@@ -31,7 +31,8 @@
 //     durably before its first record, in segments above all that were seen. What
 //     lies behind the end that one recovery found never comes back.
 //   - L5. The first failed write or sync is the last: nothing is written or synced
-//     any more, Durable stays, reads go on.
+//     any more, Durable stays, reads go on. What was not durable then may stop
+//     being readable, which is ErrFailed and not damage.
 //   - L6. A segment is recycled only when nobody needs it; its reader sees what
 //     was written or ErrGone. The caller of Recycle proves the first, the log
 //     provides the second.

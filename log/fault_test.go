@@ -3,7 +3,6 @@ package log
 import (
 	"errors"
 	"os"
-	"sync/atomic"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -12,31 +11,6 @@ import (
 )
 
 var errInjected = errors.New("injected")
-
-// A countingFS counts files and locks that are open.
-type countingFS struct {
-	vfs.FS
-	open atomic.Int64
-}
-
-type countedFile struct {
-	vfs.File
-	fs *countingFS
-}
-
-func (c *countingFS) OpenFile(name string, flag int, perm os.FileMode) (vfs.File, error) {
-	f, err := c.FS.OpenFile(name, flag, perm)
-	if err != nil {
-		return nil, err
-	}
-	c.open.Add(1)
-	return countedFile{f, c}, nil
-}
-
-func (f countedFile) Close() error {
-	f.fs.open.Add(-1)
-	return f.File.Close()
-}
 
 // faultWorkload does a bit of everything. It returns the end of what was
 // acknowledged as durable, per stream, and what was written.
@@ -104,15 +78,14 @@ func TestFault(t *testing.T) {
 	for _, forever := range []bool{false, true} {
 		for i := int64(0); ; i++ {
 			mem := vfs.NewMem()
-			counting := &countingFS{FS: mem}
-			fault := vfs.NewFault(counting, func(op vfs.Op) error {
+			fault := vfs.NewFault(mem, func(op vfs.Op) error {
 				if op.Index == i || forever && op.Index > i {
 					return errInjected
 				}
 				return nil
 			})
 			durable, written := faultWorkload(t, fault)
-			require.Zero(t, counting.open.Load(), "files left open")
+			require.Zero(t, fault.OpenFiles(), "files left open")
 			if lock, err := mem.Lock("d/"+lockName, false); err == nil {
 				require.NoError(t, lock.Close())
 			} else {

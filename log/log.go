@@ -32,12 +32,12 @@ type Log struct {
 	queueMax     int64
 	found        []*foundSegment // in LSN order
 	leftovers    []string        // files of ours without contents that matter
-	unwritten    []LSN           // bases of segments whose header is zeros
+	headless     []headless      // segment files whose header cannot be read
 
 	// Owned by Replay, then Start. Immutable after it.
 	recoveredEnd  [streams]LSN
 	recoveredLast [streams]*segment
-	unsynced      []*segment // recovered, and not known to be durable
+	unsynced      []*segment // recovered, written back, and not synced yet
 	dead          []string   // files behind the end of the log
 	replayed      bool
 	incarnation   uint64 // of this log; before Start, of the last that wrote
@@ -126,7 +126,7 @@ func Open(o Options) (_ *Log, err error) {
 // openDir locks the directory and reads or creates the identity file.
 func (l *Log) openDir() error {
 	if !l.options.ReadOnly {
-		if err := l.makeDir(); err != nil {
+		if err := l.fs.MkdirAll(l.options.Dir); err != nil {
 			return err
 		}
 	}
@@ -156,6 +156,9 @@ func (l *Log) openDir() error {
 		if _, err := rand.Read(id.storeID[:]); err != nil {
 			return err
 		}
+		if err := l.syncParents(); err != nil {
+			return err
+		}
 		if err := l.writeIdentity(id); err != nil {
 			return err
 		}
@@ -165,23 +168,17 @@ func (l *Log) openDir() error {
 	return nil
 }
 
-// makeDir makes the directory and the parents that are missing, each durably.
-func (l *Log) makeDir() error {
-	var parents []string // of what is missing
-	for dir := filepath.Clean(l.options.Dir); ; dir = filepath.Dir(dir) {
-		if _, isDir, err := l.fs.Stat(dir); err == nil && isDir || dir == filepath.Dir(dir) {
-			break
+// syncParents makes the directory of a new store durable, and all above it: an
+// earlier Open may have made any of them and ended before it could sync them.
+func (l *Log) syncParents() error {
+	for dir := filepath.Clean(l.options.Dir); dir != filepath.Dir(dir); {
+		dir = filepath.Dir(dir)
+		err := l.fs.SyncDir(dir)
+		if errors.Is(err, fs.ErrPermission) {
+			// Where we may not look we have made nothing either.
+			continue
 		}
-		parents = append(parents, filepath.Dir(dir))
-	}
-	if len(parents) == 0 {
-		return nil
-	}
-	if err := l.fs.MkdirAll(l.options.Dir); err != nil {
-		return err
-	}
-	for _, dir := range parents {
-		if err := l.fs.SyncDir(dir); err != nil {
+		if err != nil {
 			return err
 		}
 	}
@@ -233,9 +230,6 @@ func (l *Log) scan() error {
 		}
 		h, err := decodeSegmentHeader(p)
 		switch {
-		case errors.Is(err, errUnwritten):
-			l.unwritten = append(l.unwritten, base)
-			continue
 		case err == nil && h.base != base:
 			// Renamed for reuse, and header or name did not get there: nothing
 			// in it was ever durable under this name (L3).
@@ -244,7 +238,9 @@ func (l *Log) scan() error {
 		case errors.Is(err, ErrVersion):
 			return fmt.Errorf("%s: %w", name, err)
 		case err != nil:
-			return &CorruptError{File: name, LSN: base, Err: err}
+			// Whether this is damage, Replay knows.
+			l.headless = append(l.headless, headless{name, base, err})
+			continue
 		case h.storeID != l.storeID || h.segmentBytes != l.segmentBytes || uint64(base)%l.segmentBytes != 0:
 			return &CorruptError{File: name, LSN: base, Err: errForeign}
 		}
@@ -323,8 +319,7 @@ func (l *Log) startFiles() error {
 			return err
 		}
 	}
-	// After a kill, unlike a power loss, what Replay read may never have been
-	// synced. From now on it counts as durable.
+	// From now on all that Replay delivered counts as durable.
 	for _, s := range l.unsynced {
 		h, err := l.openSegment(s)
 		if err != nil {

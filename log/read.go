@@ -2,6 +2,7 @@ package log
 
 import (
 	"errors"
+	"fmt"
 	"io"
 	"runtime"
 	"slices"
@@ -13,7 +14,8 @@ import (
 // else from the file. The bytes are appended to dst, which is returned, and
 // Payload aliases it. Of an update whose record is not completed yet it waits
 // for that, which is soon. Errors: *CorruptError when the bytes are not those
-// that were written; ErrGone when the segment was recycled.
+// that were written; ErrGone when the segment was recycled; one that wraps
+// ErrFailed when the log has failed and the system gave up what it had not synced.
 func (l *Log) Read(p Position, dst []byte) (Update, []byte, error) {
 	if l.closed.Load() {
 		return Update{}, dst, ErrClosed
@@ -49,6 +51,8 @@ func (l *Log) Read(p Position, dst []byte) (Update, []byte, error) {
 			err = ErrGone
 		case l.closed.Load():
 			err = ErrClosed
+		default:
+			err = l.lost(s, end, err)
 		}
 		return Update{}, dst[:start], err
 	}
@@ -65,7 +69,19 @@ func (l *Log) verified(s *segment, p Position, dst []byte, start int) (Update, [
 	if s.gone.Load() {
 		return Update{}, dst[:start], ErrGone
 	}
-	return Update{}, dst[:start], &CorruptError{File: segmentName(s.base), Offset: l.offset(s, p.LSN), LSN: p.LSN, Err: err}
+	err = &CorruptError{File: segmentName(s.base), Offset: l.offset(s, p.LSN), LSN: p.LSN, Err: err}
+	return Update{}, dst[:start], l.lost(s, p.LSN+LSN(p.Size), err)
+}
+
+// lost returns err, and for an update that the log's failure may have cost, as
+// opposed to damage, the failure: the system shows what it could not write for
+// as long as it pleases.
+func (l *Log) lost(s *segment, end LSN, err error) error {
+	f := l.failure.Load()
+	if f == nil || s.recovered || end <= LSN(l.streams[s.stream].durable.Load()) || !errors.Is(err, ErrCorrupt) {
+		return err
+	}
+	return fmt.Errorf("log: reading what was not durable: %w", f.err)
 }
 
 // readBuffer copies from the buffer that holds lsn. If there is none, the bytes

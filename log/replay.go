@@ -42,7 +42,7 @@ type replay struct {
 // order, those of a group together where its last part stands. From zero
 // Marks it begins at the first segment. Updates of aborted records and of groups without their
 // last part are left out. It returns where each stream ends. Payload is valid
-// during the call.
+// during the call. What is not known to be durable it writes again (see renew).
 //
 // The end of a stream is the first record that cannot be read. If any durable
 // mark says that the stream reached further, that is not the end but damage:
@@ -64,17 +64,12 @@ func (l *Log) Replay(from Marks, fn func(Update, Position) error) (Marks, error)
 	for _, lsn := range from {
 		l.raiseNextSegment(l.number(lsn) + 1)
 	}
-	for _, base := range l.unwritten {
-		// Behind the replay start, it was made and its header did not get
-		// there, or else it will be missed. Before it, this is damage to what
-		// somebody may need: it stays for who looks into it.
-		if base > max(from[Fresh], from[Survivors]) {
-			l.leftovers = append(l.leftovers, segmentName(base))
-		} else {
-			l.options.Logger.Warn("log: segment with a header of zeros", "segment", segmentName(base))
+	r := &replay{log: l, from: from, fn: fn, parts: map[LSN][]partRef{}}
+	for _, h := range l.headless {
+		if err := r.headless(h); err != nil {
+			return Marks{}, err
 		}
 	}
-	r := &replay{log: l, from: from, fn: fn, parts: map[LSN][]partRef{}}
 	var chains [streams][]*foundSegment
 	for s := range chains {
 		var err error
@@ -246,13 +241,21 @@ func (r *replay) segment(f *foundSegment, later []*foundSegment) (ended bool, er
 		end = f.base + LSN(f.segmentBytes)
 		s.guessed.Store(true)
 	} else if ended || end > r.from[f.stream] {
-		if end, err = r.records(f, later); err != nil {
+		data, err := r.load(f)
+		if err != nil {
+			return false, err
+		}
+		renewed, err := r.renew(f, data, later)
+		if err != nil {
+			return false, err
+		}
+		if renewed {
+			l.unsynced = append(l.unsynced, s)
+		}
+		if end, err = r.records(f, data, later); err != nil {
 			return false, err
 		}
 		ended = ended || end != f.end
-		if end > r.mark[f.stream] {
-			l.unsynced = append(l.unsynced, s)
-		}
 	}
 	s.end.Store(uint64(end))
 	l.table.put(l.number(s.base), s)
@@ -261,12 +264,9 @@ func (r *replay) segment(f *foundSegment, later []*foundSegment) (ended bool, er
 	return ended, nil
 }
 
-// records delivers the records of a segment and returns where they end.
-func (r *replay) records(f *foundSegment, later []*foundSegment) (LSN, error) {
-	data, err := r.load(f)
-	if err != nil {
-		return 0, err
-	}
+// records delivers the records of a segment, whose contents are data, and returns
+// where they end.
+func (r *replay) records(f *foundSegment, data []byte, later []*foundSegment) (LSN, error) {
 	off, seed := headerBytes, seedOf(f.incarnation)
 	from := r.from[f.stream]
 	if f.contains(from) {

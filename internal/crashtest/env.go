@@ -20,12 +20,12 @@ func Seed(t testing.TB) int64 {
 	return seed
 }
 
-// Points returns how many losses of power a test shall try: a fifth of n
-// where tests are to be short or slow (debug builds, which -race implies), and
+// Points returns how many losses of power a test shall try: n, or a few where
+// tests are to be short or are slow (debug builds, which -race implies), and
 // PULK_CRASH times as many if that is set.
 func Points(n int) int {
 	if testing.Short() || invariant.Debug {
-		n /= 5
+		n /= 20
 	}
 	if factor, err := strconv.ParseFloat(os.Getenv("PULK_CRASH"), 64); err == nil {
 		n = int(float64(n) * factor)

@@ -28,12 +28,14 @@ type Result struct {
 	Nested  int // of these, in a store that had lost power before and was not closed since
 	InOpen  int // of these, while it was being opened
 	Faults  int // operations that failed
+	Latched int // stores that refused to write any more
+	ReadOn  int // of these, such that all could be read
 	Reopens int // stores that were opened and looked through
 }
 
 func (r Result) String() string {
-	return fmt.Sprintf("%d crash points (%d nested, %d during recovery), %d faults injected, %d stores checked, 0 losses",
-		r.Points, r.Nested, r.InOpen, r.Faults, r.Reopens)
+	return fmt.Sprintf("%d crash points (%d nested, %d during recovery), %d faults injected (%d stores failed for good, of which %d could be read whole), %d stores checked",
+		r.Points, r.Nested, r.InOpen, r.Faults, r.Latched, r.ReadOn, r.Reopens)
 }
 
 // A run is one Power or Faults under way.
@@ -181,15 +183,31 @@ func (s *session) look(store Store) error {
 	if err != nil {
 		return err
 	}
+	s.found(found, true)
+	s.run.count(func(r *Result) { r.Reopens++ })
+	return nil
+}
+
+// found says which of the steps were found, in a store just opened or not.
+func (s *session) found(found []Step, opened bool) {
 	found = slices.Clone(found)
 	for i := range found {
-		found[i].Durable = true
+		found[i].Durable = found[i].Durable || opened
 	}
 	s.mu.Lock()
 	s.steps, s.open = found, true
 	s.mu.Unlock()
-	s.run.count(func(r *Result) { r.Reopens++ })
-	return nil
+}
+
+// acknowledge says which of the steps are durable.
+func (s *session) acknowledge(which func(Step) bool) {
+	steps := slices.Clone(s.known())
+	for i := range steps {
+		steps[i].Durable = steps[i].Durable || which(steps[i])
+	}
+	s.mu.Lock()
+	s.steps = steps
+	s.mu.Unlock()
 }
 
 // step makes one more step.
@@ -207,13 +225,7 @@ func (s *session) step(store Store) error {
 		return err
 	}
 	if acknowledged != nil {
-		steps = slices.Clone(steps)
-		for i := range steps {
-			steps[i].Durable = steps[i].Durable || acknowledged(steps[i])
-		}
-		s.mu.Lock()
-		s.steps = steps
-		s.mu.Unlock()
+		s.acknowledge(acknowledged)
 	}
 	return nil
 }
@@ -231,13 +243,7 @@ func (s *session) leave(store Store, kill bool) {
 	if err := store.Close(); err != nil {
 		s.fail(fmt.Errorf("close: %w", err))
 	}
-	steps := slices.Clone(s.known())
-	for i := range steps {
-		steps[i].Durable = true
-	}
-	s.mu.Lock()
-	s.steps = steps
-	s.mu.Unlock()
+	s.acknowledge(All)
 }
 
 // before is called before each file operation, by any goroutine.
