@@ -16,6 +16,7 @@ million: ; PULK_MILLION=1 $(GO) test -count=1 -v -run '^TestMillion$$' -timeout 
 # The long forms of tests that CI runs for seconds.
 serial: ; PULK_SERIAL=10m CGO_ENABLED=1 $(GO) test -race -count=1 -v -run '^(TestStrictlySerializable|TestBrokenIsFound)$$' -timeout 30m .
 bank: ; PULK_BANK=2m $(GO) test -count=1 -v -run '^TestBank' -timeout 30m .
+interleave: ; PULK_INTERLEAVE=10m $(GO) test -count=1 -v -run '^TestInterleavings$$' -timeout 30m .
 metamorphic: ; PULK_METAMORPHIC=10m CGO_ENABLED=1 $(GO) test -race -count=1 -v -run '^TestMetamorphic$$' -timeout 30m .
 churn: ; PULK_CHURN=10m CGO_ENABLED=1 $(GO) test -race -count=1 -v -run '^TestChurn$$' -timeout 30m .
 held: ; PULK_HELD=1000000 $(GO) test -count=1 -v -run '^TestHeldSnapshot$$' -timeout 30m .
@@ -30,4 +31,4 @@ stall: ; $(GO) run ./cmd/measure $(MEASURE) stall
 scanhits: ; $(GO) run ./cmd/measure -keys 1000000 -cache 14 -writers 1 -time 10s $(MEASURE) scanhits
 quickstart: ; d=$$(mktemp -d) && $(GO) run ./examples/quickstart -dir $$d/store && $(GO) run ./examples/quickstart -dir $$d/store; s=$$?; rm -rf $$d; exit $$s
 
-.PHONY: all test race crash fuzz lint cross bench million serial bank metamorphic churn held measure measure-1k measure-64k measure-small reopen cycles stall scanhits quickstart
+.PHONY: all test race crash fuzz lint cross bench million serial bank interleave metamorphic churn held measure measure-1k measure-64k measure-small reopen cycles stall scanhits quickstart

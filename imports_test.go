@@ -20,25 +20,26 @@ const module = "github.com/pulkdb/db"
 // that is not in the table must be added to it. Tests may import more, but
 // nothing above them.
 var imports = map[string]string{
-	"internal/invariant": "",
-	"internal/paths":     "internal/invariant",
-	"internal/testhooks": "internal/invariant",
-	"internal/workload":  "",
-	"internal/vfs":       "internal/invariant internal/paths",
-	"internal/crashtest": "internal/invariant internal/vfs",
-	"internal/arena":     "internal/invariant internal/paths",
-	"internal/epoch":     "internal/invariant internal/paths internal/arena",
-	"log":                "internal/invariant internal/paths internal/testhooks internal/vfs",
-	"snapshot":           "internal/invariant internal/paths internal/vfs log",
-	"pagecache":          "internal/invariant internal/paths internal/testhooks internal/epoch internal/arena internal/vfs log snapshot",
-	"tree":               "internal/invariant internal/paths internal/testhooks internal/epoch internal/arena internal/vfs log pagecache",
-	".":                  "log pagecache tree",
+	"internal/invariant":  "",
+	"internal/paths":      "internal/invariant",
+	"internal/testhooks":  "internal/invariant",
+	"internal/interleave": "internal/testhooks",
+	"internal/workload":   "",
+	"internal/vfs":        "internal/invariant internal/paths",
+	"internal/crashtest":  "internal/invariant internal/vfs",
+	"internal/arena":      "internal/invariant internal/paths",
+	"internal/epoch":      "internal/invariant internal/paths internal/arena",
+	"log":                 "internal/invariant internal/paths internal/testhooks internal/vfs",
+	"snapshot":            "internal/invariant internal/paths internal/vfs log",
+	"pagecache":           "internal/invariant internal/paths internal/testhooks internal/epoch internal/arena internal/vfs log snapshot",
+	"tree":                "internal/invariant internal/paths internal/testhooks internal/epoch internal/arena internal/vfs log pagecache",
+	".":                   "log pagecache tree",
 }
 
 // order is the order in which packages stand above each other, lowest first.
 // Examples and commands come last.
 var order = []string{
-	"internal/invariant", "internal/paths", "internal/testhooks", "internal/workload", "internal/vfs", "internal/crashtest", "internal/arena", "internal/epoch",
+	"internal/invariant", "internal/paths", "internal/testhooks", "internal/interleave", "internal/workload", "internal/vfs", "internal/crashtest", "internal/arena", "internal/epoch",
 	"log", "snapshot", "pagecache", "tree", ".",
 }
 

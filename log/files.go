@@ -257,7 +257,7 @@ func (l *Log) Recycle(base LSN) error {
 	if end == 0 || (!s.recovered && !l.options.Discard && LSN(st.durable.Load()) < end) {
 		return fmt.Errorf("%w: segment %v is being written", ErrState, base)
 	}
-	l.writing.Lock()
+	lock(&l.writing)
 	if s.gone.Load() {
 		l.writing.Unlock()
 		return ErrGone

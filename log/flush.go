@@ -63,7 +63,7 @@ func kick(c chan struct{}) {
 
 // writeSealed writes what is sealed, and reports whether it is time to sync.
 func (l *Log) writeSealed() bool {
-	l.writing.Lock()
+	lock(&l.writing)
 	defer l.writing.Unlock()
 	many := false
 	for i := range l.streams {
@@ -154,7 +154,7 @@ func (l *Log) closeSegment(st *stream, last *buffer) {
 func (b *buffer) awaitWriters() {
 	for i := 0; writersOf(b.state.Load()) > 0; i++ {
 		if i < 64 {
-			runtime.Gosched()
+			spin()
 		} else {
 			time.Sleep(20 * time.Microsecond)
 		}
@@ -272,7 +272,7 @@ func (l *Log) syncRound() {
 		last     *segment
 	}
 	names := false
-	l.writing.Lock()
+	lock(&l.writing)
 	for i := range l.streams {
 		st := &l.streams[i]
 		if st.wanted.Load() <= st.durable.Load() && len(st.dirty) <= dirtyFilesMax {
@@ -337,7 +337,7 @@ func (l *Log) syncFile(d dirtyFile) error {
 // files that waited for the header of last to be durable.
 func (l *Log) publishDurable(st *stream, target LSN, last *segment) {
 	st.durable.Store(uint64(target))
-	l.writing.Lock()
+	lock(&l.writing)
 	st.lastDurable = last
 	var free, keep []*segment
 	for _, s := range st.retired {

@@ -373,7 +373,7 @@ func (l *Log) Close() error {
 	l.synced.Broadcast()
 	l.syncMu.Unlock()
 	l.signalSpace()
-	l.writing.Lock()
+	lock(&l.writing)
 	for i := range l.streams {
 		for _, d := range l.streams[i].dirty {
 			errs = append(errs, d.handle.release())

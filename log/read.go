@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"runtime"
 	"slices"
 
 	"github.com/pulkdb/db/internal/vfs"
@@ -105,7 +104,7 @@ func (l *Log) readBuffer(lsn LSN, target []byte, s *segment) (found bool, err er
 				return false, &CorruptError{File: segmentName(s.base), Offset: l.offset(s, lsn), LSN: lsn, Err: errNoRecord}
 			}
 		}
-		runtime.Gosched()
+		spin()
 	}
 	return false, nil
 }
@@ -121,7 +120,7 @@ func (b *buffer) read(lsn LSN, target []byte) bool {
 		if i == 8 {
 			b.seal()
 		}
-		runtime.Gosched()
+		spin()
 	}
 	yield(yieldRead)
 	copy(target, b.data[lsn-b.base:])

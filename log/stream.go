@@ -1,7 +1,6 @@
 package log
 
 import (
-	"runtime"
 	"sync/atomic"
 )
 
@@ -40,7 +39,7 @@ func (st *stream) reserve(size int, check bool) (*buffer, int, error) {
 		case reserved:
 			return b, off, nil
 		case crowded:
-			runtime.Gosched()
+			spin()
 		case full:
 			if check {
 				if err := st.log.writable(); err != nil {

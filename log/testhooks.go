@@ -11,6 +11,7 @@ var yieldNames = map[yieldPoint]string{
 	yieldWrite:    "Write",
 	yieldSync:     "Sync",
 	yieldRead:     "Read",
+	yieldSpin:     testhooks.Spin,
 }
 
 func init() {

@@ -1,8 +1,6 @@
 package pagecache
 
 import (
-	"runtime"
-
 	"github.com/pulkdb/db/internal/epoch"
 	"github.com/pulkdb/db/internal/paths"
 	"github.com/pulkdb/db/log"
@@ -56,7 +54,7 @@ const fragmentHeaderMax = 48
 func (c *Cache) Append(g epoch.Guard, v View, delta []byte, hint uint16) (Result, error) {
 	slot := c.table.slot(v.pid)
 	if v.Owned() {
-		runtime.Gosched()
+		spin()
 		return c.changed(v), nil
 	}
 	if slot.Load() != v.word {

@@ -2,7 +2,6 @@ package pagecache
 
 import (
 	"errors"
-	"runtime"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -190,7 +189,7 @@ func (c *Cache) Throttle() error {
 // help evicts a few pages, unless somebody does so already.
 func (c *Cache) help() {
 	if !c.evict.mu.TryLock() {
-		runtime.Gosched()
+		spin()
 		return
 	}
 	defer c.evict.mu.Unlock()
@@ -208,7 +207,7 @@ func (c *Cache) waitForGuards() {
 		if c.epochs.TryAdvance() {
 			steps++
 		} else {
-			runtime.Gosched()
+			spin()
 		}
 	}
 }

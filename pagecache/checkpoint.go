@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"runtime"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -84,7 +83,7 @@ var errStopped = errors.New("pagecache: stopped")
 // segments back.
 func (c *Cache) writeCheckpoint() (err error) {
 	k := &c.checkpoint
-	k.mu.Lock()
+	lock(&k.mu)
 	defer k.mu.Unlock()
 	c.metrics.snapshotting.Store(true)
 	defer c.metrics.snapshotting.Store(false)
@@ -172,7 +171,7 @@ func (c *Cache) describeSlot(pid PID, s *snapshot.Slot) bool {
 			return ok
 		}
 		g.Unpin()
-		runtime.Gosched()
+		spin()
 	}
 }
 

@@ -2,7 +2,6 @@ package pagecache
 
 import (
 	"errors"
-	"runtime"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -290,7 +289,7 @@ func (c *Cache) movePage(pid PID, segment LSN) error {
 		}
 		if !done {
 			paths.Hit(paths.CleanerLost)
-			runtime.Gosched()
+			spin()
 		}
 	}
 	return nil // somebody keeps the page busy; the segment comes up again

@@ -3,7 +3,6 @@ package pagecache
 import (
 	"errors"
 	"fmt"
-	"runtime"
 	"slices"
 	"sync"
 
@@ -171,7 +170,7 @@ func (c *Cache) publishLoaded(pid PID, a absence, read []Fragment) (bool, error)
 		if done || !again || err != nil {
 			return done, err
 		}
-		runtime.Gosched()
+		spin()
 	}
 }
 

@@ -14,6 +14,7 @@ var yieldNames = map[yieldPoint]string{
 	yieldLoadRead:           "LoadRead",
 	yieldLoadPublish:        "LoadPublish",
 	yieldCheckpointSlot:     "CheckpointSlot",
+	yieldSpin:               testhooks.Spin,
 }
 
 func init() {

@@ -2,7 +2,6 @@ package pagecache
 
 import (
 	"fmt"
-	"runtime"
 	"slices"
 	"sync/atomic"
 	"time"
@@ -113,7 +112,7 @@ func (u *Update) Acquire(pid PID) (View, error) {
 // many pages for longer, and who waits for that one must not take its processor.
 func pause(try int) {
 	if try < acquireSpins {
-		runtime.Gosched()
+		spin()
 		return
 	}
 	time.Sleep(min(time.Duration(try)*time.Microsecond, acquireSleepMax))
@@ -288,7 +287,7 @@ func (u *Update) check() (decider int, err error) {
 func (u *Update) lost(decider int) bool {
 	t := &u.targets[decider]
 	if t.before&slotWriter != 0 {
-		runtime.Gosched()
+		spin()
 		return true
 	}
 	return t.slot.Load() != t.before

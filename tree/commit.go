@@ -3,7 +3,6 @@ package tree
 import (
 	"bytes"
 	"fmt"
-	"runtime"
 
 	"github.com/pulkdb/db/internal/paths"
 	"github.com/pulkdb/db/pagecache"
@@ -366,7 +365,7 @@ func (c *commit) routeOwned(pid PID, key []byte) (hi []byte, last bool, instead,
 		if !owned {
 			return hi, last, instead, absent
 		}
-		runtime.Gosched()
+		spin()
 	}
 	return nil, false, 0, pid
 }

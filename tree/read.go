@@ -2,7 +2,8 @@ package tree
 
 import (
 	"fmt"
-	"math/rand/v2"
+
+	"github.com/pulkdb/db/internal/testhooks"
 )
 
 // newestMoment sees every version.
@@ -80,7 +81,7 @@ func (t *Tree) getAt(moment uint64, dst, key []byte) ([]byte, error) {
 // delta. So pages that are read and no longer written to lose their deltas, and
 // those that are written to are folded by their writers as before.
 func (t *Tree) smooth(p *place, deltas int) {
-	x := rand.Uint32()
+	x := testhooks.Random()
 	pid := p.view.PID()
 	switch {
 	case p.worn != 0 && x%smoothOdds < smoothInner:

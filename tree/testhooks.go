@@ -16,6 +16,7 @@ var yieldNames = map[yieldPoint]string{
 	yieldUpdateRouted:  "UpdateRouted",
 	yieldCommitScouted: "CommitScouted",
 	yieldCommitOwned:   "CommitOwned",
+	yieldSpin:          testhooks.Spin,
 }
 
 func init() {

@@ -1,5 +1,7 @@
 package tree
 
+import "runtime"
+
 // A yieldPoint names a place where a test can hold an operation up.
 type yieldPoint uint8
 
@@ -12,6 +14,7 @@ const (
 	yieldUpdateRouted                    // a write has found its leaf
 	yieldCommitScouted                   // a commit has seen its leaves and owns none
 	yieldCommitOwned                     // a commit owns all of its leaves and has validated
+	yieldSpin                            // waiting for what another goroutine is about to do
 )
 
 // yieldHook and halfDoneHook are set by tests before a tree is opened and left
@@ -26,4 +29,11 @@ func yield(p yieldPoint) {
 	if yieldHook != nil {
 		yieldHook(p)
 	}
+}
+
+// spin lets others run: what the caller waits for is about to be done by one of
+// them.
+func spin() {
+	yield(yieldSpin)
+	runtime.Gosched()
 }

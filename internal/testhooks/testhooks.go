@@ -7,6 +7,7 @@
 package testhooks
 
 import (
+	"math/rand/v2"
 	"sync"
 	"sync/atomic"
 
@@ -44,12 +45,29 @@ var (
 	yielders = map[string]yielder{}
 )
 
+// Spin names, in every package, the point where a goroutine waits for what another
+// is about to do.
+const Spin = "spin"
+
 // Register says how the yield hook of a package is set. Packages do so when they
 // are initialised.
 func Register(name string, set func(func(point string))) {
 	mu.Lock()
 	defer mu.Unlock()
 	yielders[name] = set
+}
+
+var random func() uint32
+
+// SetRandom has f give the numbers of Random; nil ends that.
+func SetRandom(f func() uint32) { random = f }
+
+// Random returns a number that some internal choice depends on.
+func Random() uint32 {
+	if random != nil {
+		return random()
+	}
+	return rand.Uint32()
 }
 
 // SetYield has f called at every yield point of every package, with the point's
