@@ -29,6 +29,9 @@ reopen: ; $(GO) run ./cmd/measure $(MEASURE) reopen
 cycles: ; $(GO) run ./cmd/measure -keys 1000000 -cache 13 $(MEASURE) cycles
 stall: ; $(GO) run ./cmd/measure $(MEASURE) stall
 scanhits: ; $(GO) run ./cmd/measure -keys 1000000 -cache 14 -writers 1 -time 10s $(MEASURE) scanhits
+# Comparisons with other stores: see go doc ./bench. BENCHTAGS=lmdb adds LMDB, which needs cgo and its library.
+bench-compare: ; cd bench && for k in 1000000 10000000; do $(GO) run -tags "$(BENCHTAGS)" . -keys $$k -write results-$$k.json -svg chart-$$k.svg $(BENCH) || exit 1; done
+bench-small: ; cd bench && $(GO) vet . && $(GO) test -count=1 . && $(GO) run . -keys 10000 -seconds 0.02 -rounds 1 -one
 quickstart: ; d=$$(mktemp -d) && $(GO) run ./examples/quickstart -dir $$d/store && $(GO) run ./examples/quickstart -dir $$d/store; s=$$?; rm -rf $$d; exit $$s
 
-.PHONY: all test race crash fuzz lint cross bench million serial bank interleave metamorphic churn held measure measure-1k measure-64k measure-small reopen cycles stall scanhits quickstart
+.PHONY: all test race crash fuzz lint cross bench million serial bank interleave metamorphic churn held measure measure-1k measure-64k measure-small reopen cycles stall scanhits bench-compare bench-small quickstart
