@@ -120,7 +120,8 @@ func (d *DB) Set(key, value []byte) error {
 	return nil
 }
 
-// Delete removes key. That key is absent is no error.
+// Delete removes key. That key is absent is no error. Like Set, it does not read
+// the key's page if that is not in memory.
 func (d *DB) Delete(key []byte) error {
 	if err := d.checkWrite(key, nil); err != nil {
 		return err

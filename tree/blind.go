@@ -1,6 +1,8 @@
 package tree
 
 import (
+	"runtime"
+
 	"github.com/pulkdb/db/internal/epoch"
 	"github.com/pulkdb/db/internal/paths"
 	"github.com/pulkdb/db/pagecache"
@@ -21,17 +23,34 @@ import (
 // after 2, the compare-and-swap fails. And a parent that is itself split changes.
 
 // locateToAdd is locate for an addition: if it can be made blindly, p.absent is
-// the leaf and p.view its View.
+// the leaf and p.view its View. Inner nodes are loaded, and a leaf only if it
+// cannot be routed to.
 func (t *Tree) locateToAdd(from PID, s *seek, a *addition) (epoch.Guard, place, error) {
-	if a.expect.kind != expectAny || halfDoneHook != nil {
+	if !a.blind() || halfDoneHook != nil {
 		return t.locate(from, s, 0)
 	}
-	g := t.cache.Pin()
-	p, err := t.descend(g, from, s, 0)
-	if err == nil && (p.absent == 0 || t.routed(g, &p)) {
-		return g, p, nil
+	for try := 0; try < routeTriesMax; {
+		g := t.cache.Pin()
+		p, err := t.descend(g, from, s, 0)
+		if err == nil && (p.absent == 0 || t.routed(g, &p)) {
+			return g, p, nil
+		}
+		g.Unpin()
+		switch {
+		case err != nil:
+			return g, p, err
+		case p.absent != from && p.level != 0:
+			if err := t.load(p.absent); err != nil {
+				return g, p, err
+			}
+		default:
+			// It was reached from the left, or its parent is being changed, which takes
+			// microseconds.
+			from = 0
+			try++
+			runtime.Gosched()
+		}
 	}
-	g.Unpin()
 	return t.locate(from, s, 0)
 }
 

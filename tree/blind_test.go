@@ -1,6 +1,7 @@
 package tree
 
 import (
+	"bytes"
 	"fmt"
 	"math/rand/v2"
 	"runtime"
@@ -40,8 +41,15 @@ func TestBlindUpdates(t *testing.T) {
 			wg.Go(func() {
 				for n := range 3000 {
 					i := rng.IntN(keys * (round + 1) / 3)
-					last[w][i] = round*3000 + n + 1
-					if err := tr.Set(key(w, i), fmt.Appendf(nil, "%d", last[w][i])); err != nil {
+					var err error
+					if rng.IntN(4) == 0 {
+						last[w][i] = 0
+						err = tr.Delete(key(w, i))
+					} else {
+						last[w][i] = round*3000 + n + 1
+						err = tr.Set(key(w, i), fmt.Appendf(nil, "%d", last[w][i]))
+					}
+					if err != nil {
 						t.Errorf("%v", err)
 						return
 					}
@@ -58,7 +66,7 @@ func TestBlindUpdates(t *testing.T) {
 		for w := range writers {
 			for i, want := range last[w] {
 				got, ok := get(t, tr, string(key(w, i)))
-				require.Equal(t, want != 0, ok)
+				require.Equal(t, want != 0, ok, "%s", key(w, i))
 				if ok {
 					require.Equal(t, fmt.Sprint(want), got)
 				}
@@ -69,4 +77,112 @@ func TestBlindUpdates(t *testing.T) {
 	}
 	t.Logf("%d blind updates, %d splits", blind, splits)
 	require.NotZero(t, blind)
+}
+
+// Set, Delete, Merge and a Set of a large value on leaves that are not in memory
+// read none of them, also when the inner nodes have to be read first, and also
+// under the writer bit.
+func TestBlindUpdatesReadNoLeaf(t *testing.T) {
+	for _, owned := range []bool{false, true} {
+		t.Run(fmt.Sprintf("owned %v", owned), func(t *testing.T) { blindReadNoLeaf(t, owned) })
+	}
+}
+
+func blindReadNoLeaf(t *testing.T, owned bool) {
+	const keys = 2000
+	fs := vfs.NewMem()
+	o := tinyOnDisk(fs)
+	o.Cache.CacheSize, o.Cache.BufferBytes, o.Merger = 16<<20, 16<<10, appendMerger
+	key := func(i int) []byte { return fmt.Appendf(nil, "%05d", i) }
+	tr, err := Open(o)
+	require.NoError(t, err)
+	for i := range keys {
+		require.NoError(t, tr.Set(key(i), []byte("old")))
+	}
+	require.NoError(t, tr.Close())
+	tr, err = Open(o)
+	require.NoError(t, err)
+	defer func() { require.NoError(t, tr.Close()) }()
+
+	large := bytes.Repeat([]byte("x"), 4*tr.inlineMax)
+	add := func(k, delta []byte, x expectation) error {
+		_, done, err := tr.addOwned(&addition{key: k, delta: delta, hint: hintOf(k), expect: x}, 0)
+		require.True(t, done || err != nil)
+		return err
+	}
+	want := map[string]string{}
+	for i := range keys {
+		want[string(key(i))] = "old"
+	}
+	for i := 0; i < keys; i += 10 {
+		k := key(i)
+		var err error
+		switch i / 10 % 5 {
+		case 0:
+			want[string(k)] = "new"
+			if owned {
+				err = add(k, appendOne(nil, kindLeafOne, 0, k, []byte("new")), expectation{})
+			} else {
+				err = tr.Set(k, []byte("new"))
+			}
+		case 1, 2:
+			if i/10%5 == 2 {
+				k = append(k, "absent"...)
+			}
+			delete(want, string(k))
+			if owned {
+				err = add(k, appendOne(nil, kindLeafOne, entryTombstone, k, nil), expectation{kind: expectPresent})
+			} else {
+				err = tr.Delete(k)
+			}
+		case 3:
+			want[string(k)] += "+"
+			err = tr.Merge(k, []byte("+"))
+		case 4:
+			want[string(k)] = string(large)
+			err = tr.Set(k, large)
+		}
+		require.NoError(t, err)
+	}
+	m := tr.Metrics()
+	require.EqualValues(t, keys/10, m.BlindUpdates)
+	inner := 0
+	for pid := PID(1); ; pid++ {
+		g := tr.cache.Pin()
+		v, err := tr.cache.View(g, pid)
+		if err == nil && v.Resident() {
+			if n, err := asNode(v.Base()); err == nil {
+				require.False(t, n.isLeaf(), "page %d is in memory", pid)
+				inner++
+			}
+		}
+		g.Unpin()
+		if err != nil {
+			break
+		}
+	}
+	require.NotZero(t, inner)
+	require.EqualValues(t, inner, m.Cache.Loads, "loads")
+
+	got := map[string]string{}
+	it := tr.Scan(nil, nil)
+	for it.Next() {
+		got[string(it.Key())] = string(it.Value())
+	}
+	require.NoError(t, it.Close())
+	require.Equal(t, want, got)
+	require.NoError(t, tr.Check())
+}
+
+// A delete of a key that its leaf, which is in memory, lacks writes nothing.
+func TestDeleteOfAbsentKey(t *testing.T) {
+	tr, err := Open(tinyOnDisk(vfs.NewMem()))
+	require.NoError(t, err)
+	defer func() { require.NoError(t, tr.Close()) }()
+	require.NoError(t, tr.Set([]byte("a"), []byte("1")))
+	before := tr.cache.LogTail()
+	require.NoError(t, tr.Delete([]byte("b")))
+	require.Equal(t, before, tr.cache.LogTail())
+	require.NoError(t, tr.Delete([]byte("a")))
+	require.Less(t, before, tr.cache.LogTail())
 }

@@ -23,11 +23,14 @@ type place struct {
 	view   pagecache.View
 	node   node // nil if the tree has no such level yet
 	moved  PID  // a node on the way that was left to the right: its split is half done
-	absent PID  // a node on the way that is not in memory: of the rest only above and view are valid
+	absent PID  // a node on the way that is not in memory: of the rest only above, view and level are valid
+	level  int  // of absent; levelUnknown if nothing tells
 	worn   PID  // an inner node on the way that has deltas
 
 	above pagecache.View // the node of level 1 whose child view shows; zero if it was reached from the left
 }
+
+const levelUnknown = -1
 
 // beyond reports whether what s wants lies right of n.
 func (s *seek) beyond(n node) bool {
@@ -85,6 +88,7 @@ func (t *Tree) descend(g epoch.Guard, pid PID, s *seek, level int) (p place, err
 	if pid == 0 {
 		pid = t.root.Load().pid
 	}
+	p.level = levelUnknown
 	for {
 		v, err := t.cache.View(g, pid)
 		if err != nil {
@@ -98,15 +102,15 @@ func (t *Tree) descend(g epoch.Guard, pid PID, s *seek, level int) (p place, err
 		if err != nil {
 			return p, fmt.Errorf("page %d: %w", pid, err)
 		}
+		at := n.level()
 		if s.beyond(n) {
 			if p.moved == 0 {
 				p.moved = pid
 			}
 			pid = n.right()
-			p.above = pagecache.View{}
+			p.above, p.level = pagecache.View{}, at
 			continue
 		}
-		at := n.level()
 		if at <= level {
 			p.view = v
 			if at == level {
@@ -118,6 +122,7 @@ func (t *Tree) descend(g epoch.Guard, pid PID, s *seek, level int) (p place, err
 			p.worn = pid
 		}
 		pid = s.child(v, n)
+		p.level = at - 1
 		if at == 1 {
 			p.above = v
 			t.cache.Prefetch(pid, leafLines)

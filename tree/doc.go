@@ -67,7 +67,8 @@
 // tick of the clock in OpenMoment. A split changes no key's value: its point is
 // the left page's compare-and-swap.
 //
-// A delete of an absent key and a failed CompareAndSwap write nothing; with
-// Durability Sync they return once all they can have read is durable. Reads may
+// A delete that finds its key absent and a failed CompareAndSwap write nothing;
+// with Durability Sync they return once all they can have read is durable. A
+// delete on a leaf that is not in memory writes its tombstone unseen. Reads may
 // return what is not durable yet.
 package tree

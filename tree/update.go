@@ -36,12 +36,18 @@ type expectKind uint8
 
 const (
 	expectAny     expectKind = iota
-	expectPresent            // the key has a value
+	expectPresent            // the key has a value, or its leaf is not in memory
 	expectAbsent             // it has none
 	expectStored             // it has this one
 )
 
-// met reports whether the leaf is as expected.
+// blind reports whether the addition may be put on a leaf that is not in memory: it
+// would be right whatever the leaf holds.
+func (a *addition) blind() bool {
+	return a.expect.kind == expectAny || a.expect.kind == expectPresent
+}
+
+// met reports whether the leaf, which is in memory, is as expected.
 func (x *expectation) met(p *place, key []byte) (bool, error) {
 	if x.kind == expectAny {
 		return true, nil
@@ -73,7 +79,9 @@ func (t *Tree) Set(key, value []byte) error {
 	return err
 }
 
-// Delete removes key. If it is absent nothing is written.
+// Delete removes key. If its leaf is in memory and lacks it nothing is written. A
+// leaf that is not in memory is not read: it gets the tombstone, which goes when
+// the leaf is folded.
 func (t *Tree) Delete(key []byte) error {
 	done, err := t.write(key, nil, entryTombstone, expectation{kind: expectPresent})
 	if err == nil && !done {
@@ -223,7 +231,10 @@ func (t *Tree) add(a *addition) (lsn pagecache.LSN, done bool, err error) {
 		yield(yieldUpdateRouted)
 		r, err := t.cache.Append(g, p.view, a.delta, a.hint)
 		due := err == nil && p.absent == 0 && r.Outcome == pagecache.Done && t.leafDue(&p, r) && !a.settling
-		from = p.view.PID()
+		leaf := p.view.PID()
+		if p.absent == 0 {
+			from = leaf // an absent one is routed to anew
+		}
 		g.Unpin()
 		if err != nil {
 			return 0, false, err
@@ -232,9 +243,9 @@ func (t *Tree) add(a *addition) (lsn pagecache.LSN, done bool, err error) {
 			t.finish(p.moved)
 			switch {
 			case p.absent != 0:
-				t.tendBlind(from, r)
+				t.tendBlind(leaf, r)
 			case due:
-				t.tend(from)
+				t.tend(leaf)
 			}
 			return r.LSN, true, nil
 		}
@@ -257,23 +268,35 @@ func (t *Tree) addOwned(a *addition, from PID) (lsn pagecache.LSN, done bool, er
 	t.metrics.owned.Add(1)
 	s := seek{key: a.key}
 	for {
-		g, p, err := t.locate(from, &s, 0)
+		g, p, err := t.locateToAdd(from, &s, a)
 		if err != nil {
 			return 0, false, err
 		}
-		from = p.view.PID()
+		to := route{pid: p.view.PID()}
+		if p.absent != 0 {
+			to.version, to.blind = p.view.Version(), true
+		} else {
+			from = to.pid
+		}
 		g.Unpin()
+		yield(yieldUpdateRouted)
 		u := t.cache.Begin()
-		r, absent, done, err := t.commitOwned(u, a, from)
+		r, absent, done, err := t.commitOwned(u, a, &to)
 		switch {
 		case err != nil || absent == 0 && !done:
 			return 0, false, err
 		case absent == 0:
 			t.finish(p.moved)
-			if !a.settling {
-				t.tendIfDue(from)
+			switch {
+			case to.blind:
+				t.tendUnread(to.pid)
+			case !a.settling:
+				t.tendIfDue(to.pid)
 			}
 			return r.LSN, true, nil
+		}
+		if to.blind {
+			continue // the leaf has changed since it was routed to
 		}
 		if err := t.cache.Load(absent); err != nil {
 			return 0, false, err
@@ -281,9 +304,17 @@ func (t *Tree) addOwned(a *addition, from PID) (lsn pagecache.LSN, done bool, er
 	}
 }
 
-// commitOwned uses up u. absent is a page that must be loaded first; done is
-// false if the leaf is not as expected.
-func (t *Tree) commitOwned(u *pagecache.Update, a *addition, pid PID) (r pagecache.Result, absent PID, done bool, err error) {
+// A route says which leaf an addition goes to. A blind one holds while the leaf's
+// page version does: a split would raise it (blind.go).
+type route struct {
+	pid     PID
+	version uint64
+	blind   bool // the leaf was not in memory
+}
+
+// commitOwned uses up u. absent is a page that must be loaded, or routed to anew,
+// first; done is false if the leaf is not as expected.
+func (t *Tree) commitOwned(u *pagecache.Update, a *addition, to *route) (r pagecache.Result, absent PID, done bool, err error) {
 	committed := false
 	defer func() {
 		if !committed {
@@ -293,13 +324,18 @@ func (t *Tree) commitOwned(u *pagecache.Update, a *addition, pid PID) (r pagecac
 	if err := a.prepare(u); err != nil {
 		return r, 0, false, err
 	}
-	p, _, err := t.own(u, pid, a.key)
-	if err != nil || p.absent != 0 {
-		return r, p.absent, false, err
-	}
-	met, err := a.expect.met(&p, a.key)
-	if err != nil || !met {
+	p, _, err := t.own(u, to.pid, a.key)
+	switch {
+	case err != nil:
 		return r, 0, false, err
+	case p.absent == 0:
+		to.blind = false
+		met, err := a.expect.met(&p, a.key)
+		if err != nil || !met {
+			return r, 0, false, err
+		}
+	case !to.blind || p.absent != to.pid || p.view.Version() != to.version:
+		return r, p.absent, false, nil
 	}
 	u.Append(p.view, a.delta, a.hint)
 	committed = true
