@@ -2,12 +2,19 @@
 
 GO ?= go
 FUZZTIME ?= 20s
+HOURS ?= 1
 
 all: lint test race
 
-test: ; $(GO) test -count=1 ./...
+test: ; f=$$(mktemp); PULK_SUMMARY=$$f $(GO) test -count=1 ./...; s=$$?; sh .ci/crashes $$f; rm -f $$f; exit $$s
 race: ; PULK_REQUIRE_PATHS=1 CGO_ENABLED=1 $(GO) test -race -count=1 -timeout 12m ./...
-crash: ; $(GO) test -count=1 -run 'Kill|Crash|Fault|Damage|Missing|Version' ./...
+crash: ; $(GO) test -count=1 -run 'Kill|Crash|Fault|Damage|Missing|Version|PowerLoss' ./...
+# Every way of losing power and of failing that the harnesses know; SEED repeats a run.
+powerloss: ; f=$$(mktemp); PULK_SUMMARY=$$f PULK_SEED=$(SEED) $(GO) test -count=1 -timeout 30m -run '^(TestPowerLoss|TestEveryFault)$$' ./...; s=$$?; sh .ci/crashes $$f; rm -f $$f; exit $$s
+# The bugs that are planted, and after how much each was found.
+planted: ; $(GO) test -tags pulkdebug -count=1 -v -run '^(TestPlantedBugs|TestBrokenIsFound)$$' ./log ./pagecache . | grep -E 'found|^(---|ok|FAIL)|    ---'
+# The same for HOURS hours, with new seeds all the time; it ends at the first loss.
+soak-crash: ; end=$$(( $$(date +%s) + $(HOURS) * 3600 )); f=$$(mktemp); s=0; while [ $$s = 0 ] && [ $$(date +%s) -lt $$end ]; do PULK_CRASH=5 PULK_SUMMARY=$$f $(GO) test -count=1 -timeout 2h -run '^(TestPowerLoss|TestEveryFault)$$' ./log ./snapshot ./pagecache ./tree . || s=1; sh .ci/crashes $$f; done; rm -f $$f; exit $$s
 fuzz: ; for p in $$($(GO) list ./...); do for f in $$($(GO) test -list '^Fuzz' $$p | grep '^Fuzz'); do $(GO) test -run '^$$' -fuzz "^$$f\$$" -fuzztime $(FUZZTIME) $$p || exit 1; done; done
 lint: ; test -z "$$(gofmt -l .)" || { gofmt -l .; exit 1; }; $(GO) vet ./...
 cross: ; for t in linux/arm64 darwin/arm64 windows/amd64; do echo $$t; GOOS=$${t%/*} GOARCH=$${t#*/} CGO_ENABLED=0 $(GO) vet ./... || exit 1; done
@@ -34,4 +41,4 @@ bench-compare: ; cd bench && for k in 1000000 10000000; do $(GO) run -tags "$(BE
 bench-small: ; cd bench && $(GO) vet . && $(GO) test -count=1 . && $(GO) run . -keys 10000 -seconds 0.02 -rounds 1 -one
 quickstart: ; d=$$(mktemp -d) && $(GO) run ./examples/quickstart -dir $$d/store && $(GO) run ./examples/quickstart -dir $$d/store; s=$$?; rm -rf $$d; exit $$s
 
-.PHONY: all test race crash fuzz lint cross bench million serial bank interleave metamorphic churn held measure measure-1k measure-64k measure-small reopen cycles stall scanhits bench-compare bench-small quickstart
+.PHONY: all test race crash powerloss planted soak-crash fuzz lint cross bench million serial bank interleave metamorphic churn held measure measure-1k measure-64k measure-small reopen cycles stall scanhits bench-compare bench-small quickstart

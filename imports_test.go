@@ -26,7 +26,7 @@ var imports = map[string]string{
 	"internal/interleave": "internal/testhooks",
 	"internal/workload":   "",
 	"internal/vfs":        "internal/invariant internal/paths",
-	"internal/crashtest":  "internal/invariant internal/vfs",
+	"internal/crashtest":  "internal/invariant internal/testhooks internal/vfs",
 	"internal/arena":      "internal/invariant internal/paths",
 	"internal/epoch":      "internal/invariant internal/paths internal/arena",
 	"log":                 "internal/invariant internal/paths internal/testhooks internal/vfs",

@@ -9,8 +9,6 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/stretchr/testify/require"
-
 	"github.com/pulkdb/db"
 	"github.com/pulkdb/db/internal/crashtest"
 	"github.com/pulkdb/db/internal/vfs"
@@ -178,8 +176,7 @@ func TestPowerLoss(t *testing.T) {
 	for _, durability := range []db.Durability{db.DurabilitySync, db.DurabilityNone} {
 		t.Run(durability.String(), func(t *testing.T) {
 			result, err := crashtest.Power{Seed: crashtest.Seed(t), Points: crashtest.Points(1000), Steps: 60}.Run(powerLayer(durability))
-			t.Logf("db: %v", result)
-			require.NoError(t, err)
+			crashtest.Report(t, "db", result, err)
 		})
 	}
 }
@@ -187,6 +184,5 @@ func TestPowerLoss(t *testing.T) {
 // TestEveryFault fails every file operation, in every way.
 func TestEveryFault(t *testing.T) {
 	result, err := crashtest.Faults{Seed: crashtest.Seed(t)}.Run(powerLayer(db.DurabilitySync))
-	t.Logf("db: %v", result)
-	require.NoError(t, err)
+	crashtest.Report(t, "db", result, err)
 }

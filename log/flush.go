@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"runtime"
 	"time"
+
+	"github.com/pulkdb/db/internal/testhooks"
 )
 
 // A dirtyFile was written and not synced since.
@@ -309,7 +311,7 @@ func (l *Log) syncRound() {
 	if l.failure.Load() != nil {
 		return
 	}
-	if names {
+	if names && !testhooks.SkipDirSync.On() {
 		// A name counts before data under it do (L3).
 		if err := l.fs.SyncDir(l.options.Dir); err != nil {
 			l.fail(err)
@@ -325,9 +327,12 @@ func (l *Log) syncRound() {
 
 func (l *Log) syncFile(d dirtyFile) error {
 	var err error
-	if l.failure.Load() == nil {
+	if l.failure.Load() == nil && !testhooks.SkipSync.On() {
 		begin := time.Now()
 		err = d.handle.file.Sync()
+		if err != nil && testhooks.RetryFailedSync.On() {
+			err = d.handle.file.Sync()
+		}
 		l.metrics.observeSync(time.Since(begin))
 	}
 	return errors.Join(err, d.handle.release())

@@ -6,8 +6,6 @@ import (
 	"math/rand"
 	"testing"
 
-	"github.com/stretchr/testify/require"
-
 	"github.com/pulkdb/db/internal/crashtest"
 	"github.com/pulkdb/db/internal/vfs"
 )
@@ -177,13 +175,11 @@ var crashLayer = crashtest.Layer{Name: "log", Open: openCrashStore, Failed: ErrF
 // recovery too (L1 to L4).
 func TestPowerLoss(t *testing.T) {
 	result, err := crashtest.Power{Seed: crashtest.Seed(t), Points: crashtest.Points(4000), Steps: 80}.Run(crashLayer)
-	t.Logf("log: %v", result)
-	require.NoError(t, err)
+	crashtest.Report(t, "log", result, err)
 }
 
 // TestEveryFault fails every file operation, in every way (L5).
 func TestEveryFault(t *testing.T) {
 	result, err := crashtest.Faults{Seed: crashtest.Seed(t)}.Run(crashLayer)
-	t.Logf("log: %v", result)
-	require.NoError(t, err)
+	crashtest.Report(t, "log", result, err)
 }

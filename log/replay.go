@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	"github.com/pulkdb/db/internal/paths"
+	"github.com/pulkdb/db/internal/testhooks"
 )
 
 // A foundSegment is a segment file that was there at Open, with a good header.
@@ -100,6 +101,13 @@ func (l *Log) Replay(from Marks, fn func(Update, Position) error) (Marks, error)
 			continue
 		}
 		chains[s] = chains[s][1:]
+	}
+	if testhooks.ApplyPartOfBatch.On() {
+		for _, parts := range r.parts {
+			if err := r.group(parts[0].segment, make([]byte, recordGroupHeaderBytes), parts[0].lsn, parts); err != nil {
+				return Marks{}, err
+			}
+		}
 	}
 	return Marks(l.recoveredEnd), nil
 }

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/pulkdb/db/internal/paths"
+	"github.com/pulkdb/db/internal/testhooks"
 	"github.com/pulkdb/db/log"
 	"github.com/pulkdb/db/snapshot"
 )
@@ -240,7 +241,7 @@ func (c *Cache) recycleSegments() error {
 		return nil
 	}
 	for _, s := range c.log.Segments() {
-		if s.End == 0 || s.Live != 0 || k.needed(s) {
+		if s.End == 0 || s.Live != 0 || k.needed(s) && !testhooks.ReuseSegmentEarly.On() {
 			continue
 		}
 		if err := c.log.Recycle(s.Base); err != nil {

@@ -6,7 +6,9 @@ import (
 	"sync/atomic"
 
 	"github.com/pulkdb/db/internal/arena"
+	"github.com/pulkdb/db/internal/epoch"
 	"github.com/pulkdb/db/internal/paths"
+	"github.com/pulkdb/db/internal/testhooks"
 	"github.com/pulkdb/db/log"
 )
 
@@ -41,6 +43,16 @@ func (c *Cache) reclaim(item uint64) {
 	c.arena.Free(arena.Ref(item))
 }
 
+// retirePID has a PID wait until no guard is left that may have seen its page.
+func (c *Cache) retirePID(g epoch.Guard, pid PID) {
+	item := uint64(pid)<<4 | retiredPID
+	if testhooks.LoseLimbo.On() {
+		c.reclaim(item)
+		return
+	}
+	c.epochs.Retire(g, item)
+}
+
 // own sets the writer bit of a PID that was handed out, and returns the word of
 // its slot without it.
 func (t *table) own(pid PID) (slot *atomic.Uint64, before uint64) {
@@ -73,6 +85,9 @@ func (p *pids) take(c *Cache) (PID, error) {
 
 // durablyFree reports whether the record that freed pid is durable.
 func (p *pids) durablyFree(c *Cache, pid PID) bool {
+	if testhooks.LoseLimbo.On() {
+		return true
+	}
 	word := c.table.slot(pid).Load()
 	if word == 0 {
 		return true

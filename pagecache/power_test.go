@@ -9,8 +9,6 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/stretchr/testify/require"
-
 	"github.com/pulkdb/db/internal/crashtest"
 	"github.com/pulkdb/db/internal/vfs"
 	"github.com/pulkdb/db/log"
@@ -183,13 +181,11 @@ var crashLayer = crashtest.Layer{Name: "pagecache", Open: openCrashStore, Failed
 // page-table snapshots among them.
 func TestPowerLoss(t *testing.T) {
 	result, err := crashtest.Power{Seed: crashtest.Seed(t), Points: crashtest.Points(2500), Steps: 100}.Run(crashLayer)
-	t.Logf("pagecache: %v", result)
-	require.NoError(t, err)
+	crashtest.Report(t, "pagecache", result, err)
 }
 
 // TestEveryFault fails every file operation, in every way.
 func TestEveryFault(t *testing.T) {
 	result, err := crashtest.Faults{Seed: crashtest.Seed(t), Steps: 20}.Run(crashLayer)
-	t.Logf("pagecache: %v", result)
-	require.NoError(t, err)
+	crashtest.Report(t, "pagecache", result, err)
 }

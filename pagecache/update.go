@@ -576,7 +576,7 @@ func (u *Update) retire(t *target) {
 		c.retireChain(u.guard, t.before)
 		if c.headerAt(t.head).kind == nodeFree {
 			paths.Hit(paths.FreePID)
-			c.epochs.Retire(u.guard, uint64(t.pid)<<4|retiredPID)
+			c.retirePID(u.guard, t.pid)
 		}
 	}
 }
@@ -594,7 +594,7 @@ func (u *Update) rollback() {
 			// No View of the fresh page can exist but of the passers-by that
 			// look at every slot, so the PID waits for them.
 			t.slot.Store(t.before)
-			c.epochs.Retire(u.guard, uint64(t.pid)<<4|retiredPID)
+			c.retirePID(u.guard, t.pid)
 		case t.acquired:
 			t.slot.Store(t.before)
 		}

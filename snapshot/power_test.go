@@ -5,8 +5,6 @@ import (
 	"reflect"
 	"testing"
 
-	"github.com/stretchr/testify/require"
-
 	"github.com/pulkdb/db/internal/crashtest"
 	"github.com/pulkdb/db/internal/vfs"
 )
@@ -74,13 +72,11 @@ var crashLayer = crashtest.Layer{Name: "snapshot", Open: openCrashStore}
 // removing older ones (S1, S2).
 func TestPowerLoss(t *testing.T) {
 	result, err := crashtest.Power{Seed: crashtest.Seed(t), Points: crashtest.Points(1000), Steps: 10}.Run(crashLayer)
-	t.Logf("snapshot: %v", result)
-	require.NoError(t, err)
+	crashtest.Report(t, "snapshot", result, err)
 }
 
 // TestEveryFault fails every file operation of the same, in every way.
 func TestEveryFault(t *testing.T) {
 	result, err := crashtest.Faults{Seed: crashtest.Seed(t), Steps: 4}.Run(crashLayer)
-	t.Logf("snapshot: %v", result)
-	require.NoError(t, err)
+	crashtest.Report(t, "snapshot", result, err)
 }

@@ -8,8 +8,6 @@ import (
 	"slices"
 	"testing"
 
-	"github.com/stretchr/testify/require"
-
 	"github.com/pulkdb/db/internal/crashtest"
 	"github.com/pulkdb/db/internal/vfs"
 	"github.com/pulkdb/db/log"
@@ -115,13 +113,11 @@ var crashLayer = crashtest.Layer{Name: "tree", Open: openCrashStore, Failed: log
 // TestPowerLoss loses power at every file operation.
 func TestPowerLoss(t *testing.T) {
 	result, err := crashtest.Power{Seed: crashtest.Seed(t), Points: crashtest.Points(2500), Steps: 80}.Run(crashLayer)
-	t.Logf("tree: %v", result)
-	require.NoError(t, err)
+	crashtest.Report(t, "tree", result, err)
 }
 
 // TestEveryFault fails every file operation, in every way.
 func TestEveryFault(t *testing.T) {
 	result, err := crashtest.Faults{Seed: crashtest.Seed(t)}.Run(crashLayer)
-	t.Logf("tree: %v", result)
-	require.NoError(t, err)
+	crashtest.Report(t, "tree", result, err)
 }

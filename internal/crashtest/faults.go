@@ -20,7 +20,9 @@ var ErrInjected = errors.New("injected")
 type Faults struct {
 	Seed  int64
 	Steps int // of each of two openings; default 12
-	Every int // fail only every so-manieth operation; default 1, and 29 in debug builds
+	// Planted says that the store is wrong on purpose: what is found is not kept.
+	Planted bool
+	Every   int // fail only every so-manieth operation; default 1, and 29 in debug builds
 }
 
 // A lasting says what fails after the operation that failed first.
@@ -75,7 +77,7 @@ func (f Faults) Run(layer Layer) (Result, error) {
 		setDefault(&f.Every, 29)
 	}
 	setDefault(&f.Every, 1)
-	power := Power{Seed: f.Seed, Points: 1 << 30, Depth: 2, Every: 20}
+	power := Power{Seed: f.Seed, Points: 1 << 30, Depth: 2, Every: 20, Planted: f.Planted}
 	r := &run{layer: layer, power: power, rnd: rand.New(rand.NewSource(f.Seed))}
 	for l := range lastings {
 		for i := int64(0); ; i += int64(f.Every) {
@@ -167,7 +169,7 @@ func (f *fault) try() {
 	s.trail = []string{fmt.Sprintf("operation %d fails (%v, variant %d, %v)", f.index, f.op, f.variant, f.lasting)}
 	f.mu.Unlock()
 	if err != nil {
-		s.fail(keep(mem, err))
+		s.fail(r.keep(mem, err))
 		return
 	}
 	if !f.happened() {

@@ -17,6 +17,8 @@ type Power struct {
 	Steps  int // of one opening; default 40
 	Clones int // at each changing operation; default 2
 	Depth  int // losses of power that follow each other; default 3
+	// Planted says that the store is wrong on purpose: what is found is not kept.
+	Planted bool
 	// Every is how many changing operations there are to one of the losses that
 	// follow a first one; default 60.
 	Every int
@@ -31,6 +33,7 @@ type Result struct {
 	Latched int // stores that refused to write any more
 	ReadOn  int // of these, such that all could be read
 	Reopens int // stores that were opened and looked through
+	Looks   int // reads beside writers, of a harness of another kind
 }
 
 func (r Result) String() string {
@@ -154,11 +157,11 @@ func (s *session) play(steps int) {
 	fs := vfs.NewFault(s.mem, s.before)
 	store, err := r.layer.Open(fs)
 	if err != nil {
-		s.fail(keep(s.mem, fmt.Errorf("open: %w", err)))
+		s.fail(s.run.keep(s.mem, fmt.Errorf("open: %w", err)))
 		return
 	}
 	if err := s.look(store); err != nil {
-		s.fail(keep(s.mem, fmt.Errorf("what is found: %w", err)))
+		s.fail(s.run.keep(s.mem, fmt.Errorf("what is found: %w", err)))
 		s.leave(store, true)
 		return
 	}

@@ -97,7 +97,10 @@ func clip(list []string) []string { return list[:min(len(list), 5)] }
 
 // keep writes a file system that was found wrong to a directory, whose name it
 // adds to err.
-func keep(mem *vfs.Mem, err error) error {
+func (r *run) keep(mem *vfs.Mem, err error) error {
+	if r.power.Planted {
+		return err
+	}
 	dir, derr := os.MkdirTemp("", "pulk-crash-")
 	if derr == nil {
 		derr = mem.Export(dir)

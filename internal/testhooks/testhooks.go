@@ -29,6 +29,31 @@ var (
 	// DropNeededVersions: a merge keeps of each key the newest version only,
 	// whatever the open read snapshots see.
 	DropNeededVersions Switch
+
+	// SkipSync: the log counts what it wrote as durable.
+	SkipSync Switch
+
+	// SkipDirSync: the log counts the names of new segments as durable.
+	SkipDirSync Switch
+
+	// RetryFailedSync: a sync of the log that fails is tried once more.
+	RetryFailedSync Switch
+
+	// RecoverBySync: what recovery accepts is synced, and not written again.
+	RecoverBySync Switch
+
+	// AcceptTornRecord: a record counts whatever its checksum.
+	AcceptTornRecord Switch
+
+	// ApplyPartOfBatch: the parts of a group count without its last.
+	ApplyPartOfBatch Switch
+
+	// ReuseSegmentEarly: a segment goes although page-table snapshots need it.
+	ReuseSegmentEarly Switch
+
+	// LoseLimbo: a freed PID is handed out although somebody may still look at
+	// its page.
+	LoseLimbo Switch
 )
 
 // On reports whether the switch is on. It costs nothing outside debug builds.
