@@ -2,19 +2,25 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"time"
 )
 
-// compare runs everything and returns all results.
+// compare runs everything and returns all results, or those that there are when it
+// is interrupted.
 func (f flags) compare() (results []result, err error) {
+	interrupted, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
 	stores, chosen, err := f.chosen()
 	if err != nil {
 		return nil, err
@@ -24,6 +30,11 @@ func (f flags) compare() (results []result, err error) {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
+	if f.profile != "" {
+		if err := os.MkdirAll(f.profile, 0o755); err != nil {
+			return nil, err
+		}
+	}
 	fmt.Fprintf(os.Stderr, "%d keys of 16+%d bytes, %g s each, %d rounds; load of the machine: %s\n", f.keys, f.value, f.seconds, f.rounds, machineLoad())
 	full := make(map[string]string)
 	for _, k := range stores {
@@ -41,7 +52,13 @@ func (f flags) compare() (results []result, err error) {
 			for _, goroutines := range f.goroutines(l) {
 				for i := range stores {
 					k := stores[(i+round+turn)%len(stores)]
+					if interrupted.Err() != nil {
+						return results, nil
+					}
 					x, err := f.runOne(k, l, goroutines, full[k.name], dir, round)
+					if interrupted.Err() != nil {
+						return results, nil // the run was interrupted too
+					}
 					if err != nil {
 						return nil, err
 					}
@@ -100,7 +117,7 @@ func (f flags) child(k kind, name string, goroutines int, dir string, round int)
 	}
 	arg, err := json.Marshal(spec{
 		Kind: k.name, Workload: name, Goroutines: goroutines, Keys: f.keys, Value: f.value,
-		Seconds: f.seconds, Dir: dir, Seed: uint64(round) + 1,
+		Seconds: f.seconds, Dir: dir, Seed: uint64(round) + 1, Profile: f.profile,
 	})
 	if err != nil {
 		return result{}, err

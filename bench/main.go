@@ -22,6 +22,7 @@ type flags struct {
 	read    string
 	write   string
 	chart   string
+	profile string
 }
 
 func main() {
@@ -38,6 +39,7 @@ func main() {
 	flag.StringVar(&f.read, "read", "", "print the results in this `file` instead of running anything")
 	flag.StringVar(&f.write, "write", "", "`file` for the results")
 	flag.StringVar(&f.chart, "svg", "", "`file` for a chart")
+	flag.StringVar(&f.profile, "profile", "", "`directory` for profiles of each run, which then is a little slower")
 	flag.Parse()
 	err := error(nil)
 	if *child != "" {

@@ -73,7 +73,7 @@ func runOpen(kill bool) func(r *run) error {
 // killWriter has another process write for a while and kills it.
 func (r *run) killWriter() error {
 	s := r.spec
-	s.Workload, s.Goroutines = "write", 2
+	s.Workload, s.Goroutines, s.Profile = "write", 2, ""
 	arg, err := json.Marshal(s)
 	if err != nil {
 		return err

@@ -203,6 +203,10 @@ func (r *run) measure(n int, seconds float64, f func(g *goroutine, op int) error
 	cpu, written := cpuTime(), workload.WrittenBytes()
 	r.user.Store(0)
 
+	stop, err := startProfiles(r.spec)
+	if err != nil {
+		return err
+	}
 	long := time.Duration(seconds * float64(time.Second))
 	look := opsAtOnce
 	if r.load.slow {
@@ -216,7 +220,7 @@ func (r *run) measure(n int, seconds float64, f func(g *goroutine, op int) error
 		return f(g, op)
 	}, begin)
 	took := time.Since(start)
-	if err != nil {
+	if err := errors.Join(err, stop()); err != nil {
 		return err
 	}
 	x := &r.result

@@ -12,6 +12,7 @@ type spec struct {
 	Seconds    float64
 	Dir        string
 	Seed       uint64
+	Profile    string `json:",omitempty"` // directory for profiles
 }
 
 // A result is what came of it.
