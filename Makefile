@@ -11,6 +11,8 @@ race: ; PULK_REQUIRE_PATHS=1 CGO_ENABLED=1 $(GO) test -race -count=1 -timeout 12
 crash: ; $(GO) test -count=1 -run 'Kill|Crash|Fault|Damage|Missing|Version|PowerLoss' ./...
 # Every way of losing power and of failing that the harnesses know; SEED repeats a run.
 powerloss: ; f=$$(mktemp); PULK_SUMMARY=$$f PULK_SEED=$(SEED) $(GO) test -count=1 -timeout 30m -run '^(TestPowerLoss|TestEveryFault)$$' ./...; s=$$?; sh .ci/crashes $$f; rm -f $$f; exit $$s
+# Writes the lists of file operations in testdata anew: review the diff.
+golden: ; $(GO) test -count=1 -run '^TestFileOperations$$' ./log ./pagecache -update
 # The bugs that are planted, and after how much each was found.
 planted: ; $(GO) test -tags pulkdebug -count=1 -v -run '^(TestPlantedBugs|TestBrokenIsFound)$$' ./log ./pagecache . | grep -E 'found|^(---|ok|FAIL)|    ---'
 # The same for HOURS hours, with new seeds all the time; it ends at the first loss.
@@ -41,4 +43,4 @@ bench-compare: ; cd bench && for k in 1000000 10000000; do $(GO) run -tags "$(BE
 bench-small: ; cd bench && $(GO) vet . && $(GO) test -count=1 . && $(GO) run . -keys 10000 -seconds 0.02 -rounds 1 -one
 quickstart: ; d=$$(mktemp -d) && $(GO) run ./examples/quickstart -dir $$d/store && $(GO) run ./examples/quickstart -dir $$d/store; s=$$?; rm -rf $$d; exit $$s
 
-.PHONY: all test race crash powerloss planted soak-crash fuzz lint cross bench million serial bank interleave metamorphic churn held measure measure-1k measure-64k measure-small reopen cycles stall scanhits bench-compare bench-small quickstart
+.PHONY: all test race crash powerloss golden planted soak-crash fuzz lint cross bench million serial bank interleave metamorphic churn held measure measure-1k measure-64k measure-small reopen cycles stall scanhits bench-compare bench-small quickstart
