@@ -127,7 +127,11 @@ func TestDiskFull(t *testing.T) {
 // process has too many. Reads say so and work again afterwards. A write that needed
 // a file fails for good, and the next Open finds all that was acknowledged.
 func TestNoFileDescriptors(t *testing.T) {
-	for round := range 20 {
+	rounds := 20
+	if short() {
+		rounds = 3
+	}
+	for round := range rounds {
 		mem := vfs.NewMem()
 		var exhausted atomic.Bool
 		opts := db.Options{Logger: quiet().Logger, CacheSize: 128 << 10, Durability: db.DurabilityNone}.Tiny().On(vfs.NewFault(mem, func(op vfs.Op) error {
@@ -182,14 +186,17 @@ func TestNoFileDescriptors(t *testing.T) {
 // TestFewFilesAreOpen reads all of a store of many segments: not all of their files
 // are open at once.
 func TestFewFilesAreOpen(t *testing.T) {
+	if short() {
+		t.Skip("counts files, which the race detector does not change, and takes it a minute")
+	}
 	fault := vfs.NewFault(vfs.NewMem(), nil)
 	opts := db.Options{Logger: quiet().Logger, CacheSize: 128 << 10, Durability: db.DurabilityNone}.Tiny().On(fault)
 	d, err := db.Open("store", opts)
 	require.NoError(t, err)
 	defer d.Close()
-	const rows = 60_000
+	const rows = 8000 // each with pages of its own, which is the quickest way to fill segments
 	for n := range rows {
-		require.NoError(t, d.Set(fmt.Appendf(nil, "%08d", n*7919%rows), []byte(strings.Repeat("v", 300))))
+		require.NoError(t, d.Set(fmt.Appendf(nil, "%08d", n*7919%rows), []byte(strings.Repeat("v", 2500))))
 	}
 	segments := d.Metrics().Space.Segments
 	require.Greater(t, segments, 280, "the test needs more segments")
@@ -283,7 +290,7 @@ func TestIteratorLeftOpen(t *testing.T) {
 	require.True(t, left.Next())
 	rounds := 25
 	if short() {
-		rounds = 8
+		rounds = 4
 	}
 	for round := 1; round <= rounds; round++ {
 		set(round)
