@@ -11,12 +11,12 @@ race: ; PULK_REQUIRE_PATHS=1 CGO_ENABLED=1 $(GO) test -race -count=1 -timeout 12
 crash: ; $(GO) test -count=1 -run 'Kill|Crash|Fault|Damage|Missing|Version|PowerLoss' ./...
 # Every way of losing power and of failing that the harnesses know; SEED repeats a run.
 powerloss: ; f=$$(mktemp); PULK_SUMMARY=$$f PULK_SEED=$(SEED) $(GO) test -count=1 -timeout 30m -run '^(TestPowerLoss|TestEveryFault)$$' ./...; s=$$?; sh .ci/crashes $$f; rm -f $$f; exit $$s
+# That for HOURS hours, with new seeds all the time; it ends at the first loss.
+soak-crash: ; end=$$(( $$(date +%s) + $(HOURS) * 3600 )); f=$$(mktemp); s=0; while [ $$s = 0 ] && [ $$(date +%s) -lt $$end ]; do PULK_CRASH=5 PULK_SUMMARY=$$f $(GO) test -count=1 -timeout 2h -run '^(TestPowerLoss|TestEveryFault)$$' ./log ./snapshot ./pagecache ./tree . || s=1; sh .ci/crashes $$f; done; rm -f $$f; exit $$s
 # Writes the lists of file operations in testdata anew: review the diff.
 golden: ; $(GO) test -count=1 -run '^TestFileOperations$$' ./log ./pagecache -update
 # The bugs that are planted, and after how much each was found.
 planted: ; $(GO) test -tags pulkdebug -count=1 -v -run '^(TestPlantedBugs|TestBrokenIsFound)$$' ./log ./pagecache . | grep -E 'found|^(---|ok|FAIL)|    ---'
-# The same for HOURS hours, with new seeds all the time; it ends at the first loss.
-soak-crash: ; end=$$(( $$(date +%s) + $(HOURS) * 3600 )); f=$$(mktemp); s=0; while [ $$s = 0 ] && [ $$(date +%s) -lt $$end ]; do PULK_CRASH=5 PULK_SUMMARY=$$f $(GO) test -count=1 -timeout 2h -run '^(TestPowerLoss|TestEveryFault)$$' ./log ./snapshot ./pagecache ./tree . || s=1; sh .ci/crashes $$f; done; rm -f $$f; exit $$s
 fuzz: ; for p in $$($(GO) list ./...); do for f in $$($(GO) test -list '^Fuzz' $$p | grep '^Fuzz'); do $(GO) test -run '^$$' -fuzz "^$$f\$$" -fuzztime $(FUZZTIME) $$p || exit 1; done; done
 lint: ; test -z "$$(gofmt -l .)" || { gofmt -l .; exit 1; }; $(GO) vet ./...
 cross: ; for t in linux/arm64 darwin/arm64 windows/amd64; do echo $$t; GOOS=$${t%/*} GOARCH=$${t#*/} CGO_ENABLED=0 $(GO) vet ./... || exit 1; done
