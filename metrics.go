@@ -232,12 +232,18 @@ type VersionMetrics struct {
 	Retries   uint64        // tries of Update after the first
 }
 
-// MemoryMetrics are sizes in bytes.
+// MemoryMetrics are sizes in bytes. Used is what CacheSize bounds, and the sum of the
+// parts after it. Versions that open snapshots keep are in Pages and Deltas, and
+// VersionMetrics.KeptBytes says how much they are.
 type MemoryMetrics struct {
-	Used    int64 // pages and the table of pages: what CacheSize bounds
-	Table   int64 // of that, the table of pages
-	Mapped  int64 // page memory taken from the operating system
-	Buffers int64 // write buffers
+	Used      int64
+	Pages     int64 // in memory, merged
+	Deltas    int64 // changes of pages that are not merged yet
+	Table     int64 // of all pages
+	Positions int64 // where pages that are not in memory are on disk
+	Retired   int64 // replaced, and kept until readers have left
+	Buffers   int64 // for writing and reading
+	Mapped    int64 // page memory taken from the operating system: all but Buffers, and what is free
 }
 
 // PageMetrics say what the pages of the store went through.
@@ -302,10 +308,14 @@ func (d *DB) Metrics() Metrics {
 			Retries:   d.retries.Load(),
 		},
 		Memory: MemoryMetrics{
-			Used:    cache.MemoryBytes,
-			Table:   cache.TableBytes,
-			Mapped:  cache.MappedBytes,
-			Buffers: cache.Log.BufferBytes,
+			Used:      cache.MemoryBytes,
+			Pages:     cache.Memory.Bases,
+			Deltas:    cache.Memory.Deltas,
+			Table:     cache.Memory.Table,
+			Positions: cache.Memory.Positions,
+			Retired:   cache.Memory.Retired,
+			Buffers:   cache.Memory.Buffers,
+			Mapped:    cache.MappedBytes,
 		},
 		Pages: PageMetrics{
 			Pages:          cache.Pages,

@@ -24,11 +24,13 @@ const (
 // compression of each page, the files state themselves, with a format version,
 // checksums and the identity of the store, and Open checks it.
 type Options struct {
-	// CacheSize is the memory in bytes for all that grows with the data:
-	// pages and the table of pages. 0 means 256 MiB, and less than 1 MiB is
-	// raised to that. Data beyond it are read from disk when they are needed.
-	// It is taken as data come, not at once. Write buffers come on top, a few
-	// MiB whatever the size of the data.
+	// CacheSize is the memory in bytes for all that grows with the data: pages,
+	// their changes, the table of pages, versions that snapshots keep, and
+	// buffers. MemoryMetrics has the parts. 0 means 256 MiB, and less than 1
+	// MiB is raised to that. It is taken as data come, not at once, and kept
+	// within a tenth but for short moments. Data beyond it are read from disk
+	// when they are needed. Buffers have a least size of a few MiB: what they
+	// take beyond a quarter of CacheSize comes on top.
 	CacheSize int64
 
 	// Durability says when a write is acknowledged. The zero value is

@@ -65,8 +65,14 @@ func (l *Log) Metrics() Metrics {
 		out.SyncTime.Buckets[i] = m.syncBuckets[i].Load()
 	}
 	out.SyncTime.Sum = time.Duration(m.syncNanos.Load())
-	if l.slabs != nil {
-		out.BufferBytes = l.slabs.made.Load() * int64(l.slabs.bytes)
-	}
+	out.BufferBytes = l.BufferBytes()
 	return out
+}
+
+// BufferBytes returns the memory of buffers now.
+func (l *Log) BufferBytes() int64 {
+	if l.slabs == nil {
+		return 0
+	}
+	return l.slabs.made.Load() * int64(l.slabs.bytes)
 }

@@ -34,7 +34,7 @@ func align16(n int) int { return (n + 15) &^ 15 }
 func (c *Cache) newBlock(n int, older uint64, olderBytes int) (arena.Ref, *blockHeader) {
 	size := min(max(2*olderBytes, blockBytesMin), blockBytesMax)
 	size = max(size, n+blockHeaderBytes)
-	ref := c.arena.Alloc(size)
+	ref := c.arena.AllocAs(size, memoryDeltas)
 	b := (*blockHeader)(c.arena.Pointer(ref))
 	b.used.Store(uint32(blockHeaderBytes))
 	b.size = uint32(min(c.arena.Size(ref), 1<<31))
@@ -102,6 +102,6 @@ func (c *Cache) deltaIn(blk uint64, offset int) *deltaNode {
 // drop gives back what was carved and never published.
 func (k carving) drop(c *Cache) {
 	if k.fresh != 0 {
-		c.arena.Free(k.fresh)
+		c.arena.FreeAs(k.fresh, memoryDeltas)
 	}
 }

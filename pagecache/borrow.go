@@ -92,7 +92,7 @@ func (c *Cache) retireBorrowed(pid PID, p borrowedBase) {
 	delete(c.borrowed.pages, pid)
 	c.borrowed.count.Add(-1)
 	g := c.epochs.Pin()
-	c.epochs.Retire(g, uint64(p.base))
+	c.retireNode(g, uint64(p.base))
 	g.Unpin()
 }
 

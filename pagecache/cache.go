@@ -38,6 +38,7 @@ type Cache struct {
 	borrowed   borrowed
 	groups     groups
 	evict      evictor
+	probation  probation
 	checkpoint checkpointer
 	clean      cleaner
 	recovery   recoveryState
@@ -72,6 +73,7 @@ func Open(o Options) (*Cache, error) {
 	c.clean.wake = make(chan struct{}, 1)
 	c.evict.wake = make(chan struct{}, 1)
 	c.pids.next = 1
+	c.choosePlacesMax()
 	c.clock.Store(firstStamp)
 	if err := c.openLog(); err != nil {
 		c.arena.Close()
@@ -175,26 +177,13 @@ func (c *Cache) Throttle() error {
 	if c.options.InMemory {
 		return nil
 	}
-	if c.arena.Used() > c.percentOfBudget(evictHelpPercent) {
-		c.help()
-	}
+	c.makeRoom()
 	c.noteWriting()
 	if d := c.clean.pressure.Load(); d > 0 {
 		c.metrics.slowed.Add(1)
 		time.Sleep(time.Duration(d))
 	}
 	return nil
-}
-
-// help evicts a few pages, unless somebody does so already.
-func (c *Cache) help() {
-	if !c.evict.mu.TryLock() {
-		spin()
-		return
-	}
-	defer c.evict.mu.Unlock()
-	c.sweep(false)
-	c.epochs.TryAdvance()
 }
 
 func (c *Cache) keep(base []byte) bool { return c.keeper != nil && c.keeper.Keep(base) }

@@ -326,20 +326,20 @@ func (c *Cache) tryMoveFree(pid PID) (done, was bool, err error) {
 	ref := c.newFree(f.version, p)
 	if !slot.CompareAndSwap(word, uint64(ref)) {
 		r.Abort()
-		c.arena.Free(ref)
+		c.dropNode(ref)
 		return false, true, nil
 	}
 	c.log.Account(p, true)
 	c.log.Account(f.position(), false)
 	r.Complete(c.clock.Load())
-	c.epochs.Retire(g, word&slotRefMask)
+	c.retireNode(g, word)
 	return true, true, nil
 }
 
 func (c *Cache) tryMoveResident(pid PID) (done, resident bool, err error) {
 	g := c.Pin()
 	defer g.Unpin()
-	v, err := c.View(g, pid)
+	v, err := c.Peek(g, pid)
 	if err != nil || !v.Resident() {
 		return false, false, err
 	}
@@ -366,7 +366,7 @@ func (c *Cache) tryMoveEvicted(pid PID) (bool, error) {
 	defer c.scratch.put(s)
 	g := c.Pin()
 	defer g.Unpin()
-	v, err := c.View(g, pid)
+	v, err := c.Peek(g, pid)
 	if err != nil || v.Resident() || v.Owned() || !c.isAbsence(s, v, absent) {
 		return false, err
 	}
@@ -378,13 +378,13 @@ func (c *Cache) tryMoveEvicted(pid PID) (bool, error) {
 	b.flags = v.bottom.flags & nodeKeep
 	f := folded{ref: ref, base: b, toLog: true, stream: c.streamFor(v)}
 	if f.update, err = c.baseUpdate(log.KindConsolidate, pid, b.version, data); err != nil {
-		c.arena.Free(ref)
+		c.dropNode(ref)
 		return false, err
 	}
 	f.recovery = c.recoveryOf(pid, data)
 	done, err := c.publishFolded(g, v, f)
 	if !done {
-		c.arena.Free(ref)
+		c.dropNode(ref)
 	}
 	return done, err
 }

@@ -38,7 +38,7 @@ const (
 // called after an Append whose Result says Deltas >= MergeDeltas. It does
 // nothing to a page that is not resident or that somebody owns.
 func (c *Cache) Maintain(g epoch.Guard, pid PID) error {
-	v, err := c.View(g, pid)
+	v, err := c.Peek(g, pid)
 	if err != nil || !v.Resident() || v.Owned() {
 		return ignoreGone(err)
 	}
@@ -57,7 +57,7 @@ func (c *Cache) Maintain(g epoch.Guard, pid PID) error {
 // Fold consolidates the page in memory, whatever its deltas, if it is resident
 // and nobody owns it: before its owner looks at the size of the base.
 func (c *Cache) Fold(g epoch.Guard, pid PID) error {
-	v, err := c.View(g, pid)
+	v, err := c.Peek(g, pid)
 	if err != nil || !v.Resident() || v.Owned() || v.Deltas() == 0 {
 		return ignoreGone(err)
 	}
@@ -68,7 +68,7 @@ func (c *Cache) Fold(g epoch.Guard, pid PID) error {
 // TryFold is Fold for readers, who wait for nobody and write nothing: a page that
 // would free others when it is folded stays as it is.
 func (c *Cache) TryFold(g epoch.Guard, pid PID) error {
-	v, err := c.View(g, pid)
+	v, err := c.Peek(g, pid)
 	if err != nil || !v.Resident() || v.Owned() || v.Deltas() == 0 {
 		return ignoreGone(err)
 	}
@@ -80,7 +80,7 @@ func (c *Cache) TryFold(g epoch.Guard, pid PID) error {
 // owns it: for an owner who knows that it will become smaller. With toLog it is
 // written to the log, and what that had of it is given back.
 func (c *Cache) Consolidate(g epoch.Guard, pid PID, toLog bool) error {
-	v, err := c.View(g, pid)
+	v, err := c.Peek(g, pid)
 	if err != nil || !v.Resident() || v.Owned() {
 		return ignoreGone(err)
 	}
@@ -160,14 +160,14 @@ func (c *Cache) fold(g epoch.Guard, v View, toLog bool, stream log.Stream, free 
 	f.stream = stream
 	if toLog {
 		if f.update, err = c.baseUpdate(log.KindConsolidate, v.pid, f.base.version, data); err != nil {
-			c.arena.Free(f.ref)
+			c.dropNode(f.ref)
 			return false, err
 		}
 		f.recovery = c.recoveryOf(v.pid, data)
 	}
 	done, err := c.publishFolded(g, v, f)
 	if !done {
-		c.arena.Free(f.ref)
+		c.dropNode(f.ref)
 		return false, err
 	}
 	c.noteGrowth()
@@ -221,7 +221,7 @@ func (c *Cache) foldedBase(v View, data []byte, toLog bool, m *Merging) folded {
 	}
 	ref, base := c.newBottom(nodeBase, v.head.version, stamp, n, data)
 	base.flags = v.bottom.flags & nodeKeep
-	base.mark.Store(v.bottom.mark.Load())
+	base.mark.take(&v.bottom.mark)
 	if toLog || n == 0 {
 		return folded{ref: ref, base: base, toLog: toLog}
 	}
@@ -369,7 +369,7 @@ func (c *Cache) freeBlocks(block uint64) {
 	for block != 0 {
 		b := (*blockHeader)(c.arena.Pointer(arena.Ref(block)))
 		older := b.older
-		c.arena.Free(arena.Ref(block))
+		c.arena.FreeAs(arena.Ref(block), memoryDeltas)
 		block = older
 	}
 }
@@ -379,14 +379,14 @@ func (c *Cache) freeBlocks(block uint64) {
 func (c *Cache) retireChain(g epoch.Guard, word uint64) {
 	h := c.headerAt(word)
 	if h.kind != nodeDelta {
-		c.epochs.Retire(g, word&slotRefMask)
+		c.retireNode(g, word)
 		return
 	}
 	d := (*deltaNode)(unsafe.Pointer(h))
-	c.epochs.Retire(g, d.bottom)
+	c.retireNode(g, d.bottom)
 	for block := blockOf(word, d); block != 0; {
 		older := (*blockHeader)(c.arena.Pointer(arena.Ref(block))).older
-		c.epochs.Retire(g, block)
+		c.retire(g, block, memoryDeltas)
 		block = older
 	}
 }

@@ -19,7 +19,8 @@
 // for it is the Materializer's business, which is told of the open ones.
 //
 // Memory is kept within Options.CacheSize by evicting pages: their positions in
-// the log stay, their bytes go. Durability is asked for: WaitDurable, Sync. What
+// the log stay, their bytes go. Which pages those are follows from Views; Peek and
+// LoadToScan are for reads that say nothing of what will be read again. Durability is asked for: WaitDurable, Sync. What
 // can be read may not be durable yet.
 //
 // It does not order pages, does not interpret them, and never blocks a reader on
@@ -57,6 +58,6 @@
 //
 // node.go and table.go say what is in memory, append.go is the protocol of one
 // update, update.go that of several, moment.go and Delta.Stamp the stamps; then
-// consolidate.go, load.go, borrow.go, evict.go, clean.go, checkpoint.go and
-// recover.go.
+// consolidate.go, load.go, borrow.go, evict.go with memory.go, marks.go and
+// probation.go, clean.go, checkpoint.go and recover.go.
 package pagecache

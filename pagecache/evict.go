@@ -5,47 +5,74 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/pulkdb/db/internal/epoch"
 	"github.com/pulkdb/db/internal/paths"
 	"github.com/pulkdb/db/log"
 )
 
-// The evictor keeps page memory within Options.CacheSize. It is a clock: a hand
-// goes round the mapping table, and a page that was read since the hand last
-// passed has its mark cleared and is spared. Reading a page costs no more than
-// setting a mark that is not set.
+// The evictor keeps memory within Options.CacheSize. It is a clock: a hand goes
+// round the mapping table, and each page has a mark that says in how many of the
+// hand's last rounds it was read (see marks.go). Pages that were just loaded prove
+// themselves before they are the hand's business (see probation.go).
+//
+// What counts is memory in use, without what is retired: evicting more does not
+// make readers leave. Retired memory is bounded by those who make it: who finds too
+// much of it lets readers go on first.
 //
 // Evicting a page replaces its chain, by compare-and-swap, with an absent node
 // that has the positions of its fragments. That needs every fragment to be
 // complete in the log: a page with one that is not is passed over. A page whose
-// fragments lie in too many places is first written merged. One that is updated
-// and never read is not there to be merged; the evictor's goroutine reads and
-// rewrites it when its places have become very many.
+// fragments lie in too many places is written merged in the same step. One that is
+// updated and never read is not there to be merged; the evictor's goroutine reads
+// and rewrites it when its places have become very many.
 type evictor struct {
 	// Atomic.
-	hand   atomic.Uint64
-	wanted atomic.Bool // the goroutine has been woken
+	hand    atomic.Uint64
+	wanted  atomic.Bool  // the goroutine has been woken
+	tight   atomic.Bool  // updates and loads are to make room first
+	stalled atomic.Bool  // what is retired was waited for in vain, and the epoch has not stepped since
+	places  atomic.Int64 // see PlacesMax
 
 	wake chan struct{}
-	mu   sync.Mutex // one sweep at a time; only sweepers take it
 
+	sweeps sync.RWMutex // sweepers hold it shared; a test that wants none takes it
+
+	mu      sync.Mutex
 	crowded []PID // Guarded by mu. To be read and rewritten.
 }
 
 const (
 	sweepPages = 64 // slots looked at under one guard
-	// Page memory in percent of CacheSize: the evictor starts, stops, and writers
-	// begin to help.
+	// Memory in percent of CacheSize: the evictor starts, stops, and those who take
+	// memory begin to help; above the last they wait for what is retired as well.
 	evictStartPercent = 97
 	evictStopPercent  = 94
-	evictHelpPercent  = 103
+	evictHelpPercent  = 102
+	evictWaitPercent  = 104
+	// What is retired is not waited for if it is less.
+	evictRetiredPercent = 3
+
+	// A sweep gives up after so many rounds of the hand: what is left is not
+	// evictable now. Queues give more than what exceeds their shares, and pages go
+	// that the materializer wants kept, only when so many rounds were not enough.
+	sweepRoundsMax   = markLevelMax + 5
+	sweepKeptAfter   = markLevelMax + 2
+	sweepQueuesAfter = 1
 )
 
 // noteGrowth wakes the evictor if memory has come near the budget.
 func (c *Cache) noteGrowth() {
-	if c.options.InMemory || c.arena.Used() < c.percentOfBudget(evictStartPercent) {
+	if c.options.InMemory {
 		return
+	}
+	inUse, retired := c.inUse()
+	if inUse < c.percentOfBudget(evictStartPercent) {
+		return
+	}
+	if c.isTight(inUse, retired) && !c.evict.tight.Load() {
+		c.evict.tight.Store(true)
 	}
 	if !c.evict.wanted.Load() && c.evict.wanted.CompareAndSwap(false, true) {
 		select {
@@ -55,7 +82,68 @@ func (c *Cache) noteGrowth() {
 	}
 }
 
-func (c *Cache) percentOfBudget(percent int64) int64 { return c.options.CacheSize / 100 * percent }
+func (c *Cache) percentOfBudget(percent int64) int64 { return c.options.CacheSize * percent / 100 }
+
+// isTight reports whether memory is so far over its budget that those who want more
+// have to help.
+func (c *Cache) isTight(inUse, retired int64) bool {
+	return inUse > c.percentOfBudget(evictHelpPercent) || c.isCrowded(inUse, retired)
+}
+
+// isCrowded reports whether it is what is retired that makes memory exceed its budget
+// by much: that passes when readers leave. What else there is may not be evictable.
+func (c *Cache) isCrowded(inUse, retired int64) bool {
+	return inUse+retired > c.percentOfBudget(evictWaitPercent) && retired > c.percentOfBudget(evictRetiredPercent)
+}
+
+// makeRoom helps the evictor if memory is over its budget: before an update and
+// before a load, with no guard held. It waits a little while it is what is retired
+// that is too much: a goroutine that holds a guard may have lost its processor. If
+// that does not pass, it is waited for no more until it has passed.
+func (c *Cache) makeRoom() {
+	for try := 0; c.evict.tight.Load() && try < roomTriesMax; try++ {
+		c.help()
+		inUse, retired := c.inUse()
+		if !c.isTight(inUse, retired) {
+			c.evict.tight.Store(false)
+			return
+		}
+		if !c.isCrowded(inUse, retired) || c.evict.stalled.Load() {
+			return // helping is enough
+		}
+		if try > 0 {
+			time.Sleep(roomPause)
+		}
+		if try == roomTriesMax-1 {
+			c.evict.stalled.Store(true)
+		}
+	}
+}
+
+const (
+	roomTriesMax = 100
+	roomPause    = 200 * time.Microsecond
+	helpSweeps   = 4 // at most, by one who helps
+)
+
+// help evicts a few pages, whoever else does so: the others may not get to run.
+func (c *Cache) help() {
+	for range helpSweeps {
+		if inUse, _ := c.inUse(); inUse <= c.percentOfBudget(evictStartPercent) {
+			break
+		}
+		c.sweep(0)
+	}
+	c.advance()
+	c.advance()
+}
+
+// advance lets what is retired be reclaimed, if readers have left.
+func (c *Cache) advance() {
+	if c.epochs.TryAdvance() && c.evict.stalled.Load() {
+		c.evict.stalled.Store(false)
+	}
+}
 
 // runEvictor is the evictor's goroutine.
 func (c *Cache) runEvictor() {
@@ -72,32 +160,50 @@ func (c *Cache) runEvictor() {
 	}
 }
 
-// sweepUntil moves the hand until at most target bytes are used. It gives up
-// after two turns without success: the rest is not evictable now. Pages that the
-// materializer wants kept go only when a whole turn was not enough.
+// sweepUntil moves the hand until at most target bytes are in use, or it gives up.
 func (c *Cache) sweepUntil(target int64) {
-	c.evict.mu.Lock()
-	defer c.evict.mu.Unlock()
+	c.choosePlacesMax()
 	slots := int64(c.pids.max()) + 1
-	for passed, turns := int64(0), 0; c.arena.Used() > target && turns < 4; {
-		select {
-		case <-c.stop:
-			return
-		default:
+	for passed, rounds := int64(0), 0; rounds < sweepRoundsMax && !c.stopping(); {
+		if inUse, _ := c.inUse(); inUse <= target {
+			break
 		}
-		c.sweep(turns >= 2)
-		c.epochs.TryAdvance()
-		c.epochs.TryAdvance()
+		c.sweep(rounds)
+		c.advance()
 		if passed += sweepPages; passed > slots {
 			passed = 0
-			turns++
+			rounds++
 		}
 	}
+	c.advance()
+	if inUse, retired := c.inUse(); !c.isTight(inUse, retired) {
+		c.evict.tight.Store(false)
+	}
+}
+
+// PlacesMax is how many places in the log an absent page may have its fragments in
+// before it is to be read and written merged: each takes memory for as long as the
+// page is not, so the more pages there are for the cache, the fewer.
+func (c *Cache) PlacesMax() int { return int(c.evict.places.Load()) }
+
+const (
+	placesMin       = 2
+	placesShare     = 3 // the positions of all pages may take this part of the cache
+	placesPerReads  = 2 // and those of one page, in Options.LoadReads
+	absentPageBytes = bottomHeaderBytes + 8
+)
+
+func (c *Cache) choosePlacesMax() {
+	perPage := int(c.options.CacheSize/placesShare) / (int(c.pids.max()) + 1)
+	n := (perPage - absentPageBytes) / positionBytes
+	c.evict.places.Store(int64(max(placesMin, min(n, placesPerReads*c.options.LoadReads))))
 }
 
 const crowdedMax = 256 // PIDs remembered; what is left out comes up again
 
 func (c *Cache) noteCrowded(pid PID) {
+	c.evict.mu.Lock()
+	defer c.evict.mu.Unlock()
 	if len(c.evict.crowded) < crowdedMax {
 		c.evict.crowded = append(c.evict.crowded, pid)
 	}
@@ -137,46 +243,82 @@ func (c *Cache) tryUncrowd(pid PID) {
 	}
 }
 
-// sweep looks at the next few slots.
-func (c *Cache) sweep(evenKept bool) {
+// sweep evicts some of the pages on probation or, if those have no more than their
+// share, looks at the next few slots. round says how often the hand has gone round
+// without success. Any number may sweep at once: each page is evicted by its
+// compare-and-swap, and the hand is one number.
+func (c *Cache) sweep(round int) {
+	if !c.evict.sweeps.TryRLock() {
+		return
+	}
+	defer c.evict.sweeps.RUnlock()
 	g := c.Pin()
 	defer g.Unpin()
 	if c.closed.Load() {
 		return // page memory is gone
 	}
+	for n := range sweepPages {
+		pid, why, ok := c.probation.leave(c.options.CacheSize, round >= sweepQueuesAfter)
+		switch {
+		case ok:
+			c.endProbation(g, pid, why)
+			continue
+		case n > 0:
+			return
+		}
+		break
+	}
 	last := uint64(c.pids.max())
 	for range sweepPages {
 		pid := c.evict.hand.Add(1)
 		if pid > last {
-			c.evict.hand.Store(0)
+			c.evict.hand.CompareAndSwap(pid, 0)
 			return
 		}
-		c.sweepPage(g, PID(pid), evenKept)
+		c.sweepPage(g, PID(pid), round >= sweepKeptAfter)
+	}
+}
+
+// endProbation evicts a page that leaves its queue, unless it proved worth keeping.
+func (c *Cache) endProbation(g epoch.Guard, pid PID, why loadReason) {
+	if v, ok := c.evictable(pid); ok && v.Resident() && !v.bottom.mark.release() && v.bottom.flags&nodeKeep == 0 {
+		c.evictPage(g, v, why == loadedToRead)
 	}
 }
 
 func (c *Cache) sweepPage(g epoch.Guard, pid PID, evenKept bool) {
+	v, ok := c.evictable(pid)
+	if !ok {
+		return
+	}
+	// Updates of a page that is not in memory do not make it worth more than that
+	// they can be read again for a while.
+	if v.bottom.mark.pass(!v.Resident()) || v.bottom.flags&nodeKeep != 0 && v.Resident() && !evenKept {
+		return
+	}
+	c.evictPage(g, v, false)
+}
+
+// evictable returns the page if it is in use, nobody owns it, and some of it is in
+// memory.
+func (c *Cache) evictable(pid PID) (View, bool) {
 	slot := c.table.slot(pid)
 	if slot == nil {
-		return
+		return View{}, false
 	}
 	word := slot.Load()
-	if word&slotRefMask == 0 || word&slotWriter != 0 || c.headerAt(word).kind == nodeFree {
-		return
+	if word&slotRefMask == 0 || word&slotWriter != 0 {
+		return View{}, false
 	}
-	if h := c.headerAt(word); h.kind == nodeAbsent {
-		return
+	switch c.headerAt(word).kind {
+	case nodeAbsent:
+		c.bottomAt(word).mark.forgetGhost()
+		return View{}, false
+	case nodeFree:
+		return View{}, false
 	}
-	marked := c.bottomOf(word).mark.Swap(0) != 0
 	v, err := c.viewWord(pid, word)
-	if err != nil {
-		return
-	}
-	v.bottom.mark.Store(0)
-	if marked || v.bottom.flags&nodeKeep != 0 && !evenKept {
-		return
-	}
-	c.evictPage(g, v)
+	return v, err == nil
 }
 
 func (c *Cache) bottomOf(word uint64) *bottomNode {
@@ -186,17 +328,16 @@ func (c *Cache) bottomOf(word uint64) *bottomNode {
 	return c.bottomAt(word)
 }
 
-// evictPage replaces v's chain with its positions. It reports whether it did.
-//
-// REQUIRES: the caller holds evict.mu.
-func (c *Cache) evictPage(g epoch.Guard, v View) bool {
+// evictPage replaces v's chain with its positions. It reports whether it did. With
+// ghost, the page is known again if it comes back soon.
+func (c *Cache) evictPage(g epoch.Guard, v View, ghost bool) bool {
 	if !c.completeInLog(v) {
 		return false
 	}
 	deltas := v.Deltas()
 	n := int(v.bottom.positions) + deltas
 	switch needed := c.needsStamps(v); {
-	case v.Resident() && (needed || n > c.options.LoadReads && c.writable()):
+	case v.Resident() && (needed || n > min(c.options.LoadReads, c.PlacesMax()) && c.writable()):
 		// It is evictable when the merged page is complete in the log.
 		_, _ = c.consolidate(g, v, true)
 		return false
@@ -206,6 +347,9 @@ func (c *Cache) evictPage(g epoch.Guard, v View) bool {
 	}
 	ref, b := c.newBottom(nodeAbsent, v.head.version, v.newestStamp(), n, nil)
 	b.flags = v.bottom.flags
+	if ghost || !v.Resident() && v.bottom.mark.isGhost() {
+		b.mark.setGhost()
+	}
 	copy(b.positionArea(), v.bottom.positionArea())
 	i := n
 	for d := v.top(); d != nil; d = c.olderDelta(d) {
@@ -215,11 +359,11 @@ func (c *Cache) evictPage(g epoch.Guard, v View) bool {
 	}
 	yield(yieldEvictPublish)
 	if !c.table.slot(v.pid).CompareAndSwap(v.word, uint64(ref)) {
-		c.arena.Free(ref)
+		c.dropNode(ref)
 		return false
 	}
 	c.retireChain(g, v.word)
-	if n > rewritePositionsMax {
+	if n > c.PlacesMax() {
 		c.noteCrowded(v.pid)
 	}
 	paths.Hit(paths.Evict)

@@ -85,11 +85,9 @@ func mustOpen(t testing.TB, o Options) *Cache {
 // evictAll evicts what can be evicted.
 func (c *Cache) evictAll() {
 	for range 4 {
-		c.evict.mu.Lock()
 		for range int(c.pids.max())/sweepPages + 2 {
-			c.sweep(true)
+			c.sweep(sweepRoundsMax)
 		}
-		c.evict.mu.Unlock()
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"sync/atomic"
 
 	"github.com/pulkdb/db/internal/paths"
 	"github.com/pulkdb/db/log"
@@ -12,6 +13,8 @@ import (
 
 // loads makes concurrent demand for one absent page read it once.
 type loads struct {
+	bytes atomic.Int64 // Atomic. Of buffers of loads under way.
+
 	mu      sync.Mutex
 	pending map[PID]*load
 }
@@ -27,7 +30,12 @@ type load struct {
 // *log.CorruptError, ErrClosed, the file system's.
 //
 // REQUIRES: the caller holds no guard.
-func (c *Cache) Load(pid PID) error {
+func (c *Cache) Load(pid PID) error { return c.loadOnce(pid, loadedToRead) }
+
+// LoadToScan is Load of a page that is not expected to be read again soon.
+func (c *Cache) LoadToScan(pid PID) error { return c.loadOnce(pid, loadedToScan) }
+
+func (c *Cache) loadOnce(pid PID, why loadReason) error {
 	c.loads.mu.Lock()
 	if l := c.loads.pending[pid]; l != nil {
 		c.loads.mu.Unlock()
@@ -38,7 +46,8 @@ func (c *Cache) Load(pid PID) error {
 	c.loads.pending[pid] = l
 	c.loads.mu.Unlock()
 
-	l.err = c.load(pid)
+	c.makeRoom()
+	l.err = c.load(pid, why)
 
 	c.loads.mu.Lock()
 	delete(c.loads.pending, pid)
@@ -49,7 +58,7 @@ func (c *Cache) Load(pid PID) error {
 
 // load repeats until the page is resident: between reading the positions and
 // publishing what they hold, the page may be freed, rewritten or evicted anew.
-func (c *Cache) load(pid PID) error {
+func (c *Cache) load(pid PID, why loadReason) error {
 	for {
 		absent, resident, err := c.missing(pid)
 		if err != nil || resident {
@@ -65,7 +74,7 @@ func (c *Cache) load(pid PID) error {
 			}
 			continue // what was read is no part of the page any more
 		}
-		done, err := c.publishLoaded(pid, absent, read)
+		done, err := c.publishLoaded(pid, absent, read, why)
 		if done || err != nil {
 			return ignoreGone(err)
 		}
@@ -84,7 +93,7 @@ type absence struct {
 func (c *Cache) missing(pid PID) (absence, bool, error) {
 	g := c.Pin()
 	defer g.Unpin()
-	v, err := c.View(g, pid)
+	v, err := c.Peek(g, pid)
 	if err != nil || v.Resident() {
 		return absence{}, true, err
 	}
@@ -162,11 +171,11 @@ func (c *Cache) readFragment(pid PID, a absence, i int) (Fragment, error) {
 
 // publishLoaded folds what was read with the deltas in memory and publishes the
 // page. It reports false if the page is not as a says any more.
-func (c *Cache) publishLoaded(pid PID, a absence, read []Fragment) (bool, error) {
+func (c *Cache) publishLoaded(pid PID, a absence, read []Fragment, why loadReason) (bool, error) {
 	s := c.scratch.get()
 	defer c.scratch.put(s)
 	for {
-		done, again, err := c.tryPublishLoaded(s, pid, a, read)
+		done, again, err := c.tryPublishLoaded(s, pid, a, read, why)
 		if done || !again || err != nil {
 			return done, err
 		}
@@ -174,10 +183,10 @@ func (c *Cache) publishLoaded(pid PID, a absence, read []Fragment) (bool, error)
 	}
 }
 
-func (c *Cache) tryPublishLoaded(s *scratch, pid PID, a absence, read []Fragment) (done, again bool, err error) {
+func (c *Cache) tryPublishLoaded(s *scratch, pid PID, a absence, read []Fragment, why loadReason) (done, again bool, err error) {
 	g := c.Pin()
 	defer g.Unpin()
-	v, err := c.View(g, pid)
+	v, err := c.Peek(g, pid)
 	if err != nil || v.Resident() {
 		return true, false, err
 	}
@@ -202,16 +211,20 @@ func (c *Cache) tryPublishLoaded(s *scratch, pid PID, a absence, read []Fragment
 		b.setPosition(i, d.position())
 		b.flags |= d.flags & nodePartUnstamped
 	}
-	b.mark.Store(1)
+	probation := b.flags&nodeKeep == 0 && !c.options.InMemory && (why == loadedToScan || !v.bottom.mark.isGhost())
+	b.mark.setLoaded(probation)
 	yield(yieldLoadPublish)
 	if !c.table.slot(pid).CompareAndSwap(v.word, uint64(ref)) {
-		c.arena.Free(ref)
+		c.dropNode(ref)
 		return false, true, nil
 	}
 	if len(a.positions) > 1 || v.Deltas() > 0 {
 		paths.Hit(paths.LoadPartlyEvicted)
 	}
 	c.retireChain(g, v.word)
+	if probation {
+		c.probation.enter(pid, int64(c.arena.Size(ref)), why)
+	}
 	c.noteGrowth()
 	return true, false, nil
 }

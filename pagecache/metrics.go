@@ -27,8 +27,8 @@ type counters struct {
 type Metrics struct {
 	Log log.Metrics
 
-	MemoryBytes    int64 // page memory in use: what CacheSize bounds
-	TableBytes     int64 // of that, the mapping table
+	Memory         MemoryMetrics
+	MemoryBytes    int64 // the sum of those that CacheSize bounds
 	MappedBytes    int64 // page memory taken from the operating system
 	RetiredItems   int   // pieces that wait for readers to leave
 	Pages          uint64
@@ -57,6 +57,33 @@ type Metrics struct {
 	SlowedWrites    uint64 // that waited for the cleaner
 }
 
+// MemoryMetrics say what memory is used for, in bytes. CacheSize bounds the sum of
+// all of them.
+type MemoryMetrics struct {
+	Table     int64 // mapping table
+	Bases     int64 // pages, with the places in the log where they came from
+	Deltas    int64 // of pages in memory and others
+	Positions int64 // of pages that are not in memory: where they are
+	Retired   int64 // waits for readers to leave
+	Buffers   int64 // of the log, and of loads under way; outside page memory
+}
+
+func (c *Cache) memoryMetrics() MemoryMetrics {
+	return MemoryMetrics{
+		Table:     c.arena.UsedAs(memoryTable),
+		Bases:     c.arena.UsedAs(memoryBases),
+		Deltas:    c.arena.UsedAs(memoryDeltas) + c.arena.UsedAs(memoryCells),
+		Positions: c.arena.UsedAs(memoryPositions),
+		Retired:   c.arena.UsedAs(memoryRetired),
+		Buffers:   c.bufferBytes(),
+	}
+}
+
+// sum is all of it.
+func (m MemoryMetrics) sum() int64 {
+	return m.Table + m.Bases + m.Deltas + m.Positions + m.Retired + m.Buffers
+}
+
 // Metrics returns the cache's and the log's.
 func (c *Cache) Metrics() Metrics {
 	m := &c.metrics
@@ -67,10 +94,11 @@ func (c *Cache) Metrics() Metrics {
 	segments := c.log.Segments()
 	space := c.space(segments)
 	_, age := c.OldestMoment()
+	memory := c.memoryMetrics()
 	return Metrics{
 		Log:            c.log.Metrics(),
-		MemoryBytes:    c.arena.Used(),
-		TableBytes:     c.table.bytes(),
+		Memory:         memory,
+		MemoryBytes:    memory.sum(),
 		MappedBytes:    c.arena.Committed(),
 		RetiredItems:   c.epochs.Pending(),
 		Pages:          uint64(c.pids.max()) - free,

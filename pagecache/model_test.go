@@ -242,8 +242,8 @@ func (m *model) checkAll() {
 func (m *model) checkAccounts() {
 	c := m.cache
 	want := map[LSN]int64{}
-	c.evict.mu.Lock()
-	defer c.evict.mu.Unlock()
+	c.evict.sweeps.Lock()
+	defer c.evict.sweeps.Unlock()
 	c.clean.mu.Lock()
 	defer c.clean.mu.Unlock()
 	g := c.Pin()

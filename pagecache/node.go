@@ -65,14 +65,13 @@ type deltaNode struct {
 }
 
 // A bottomNode is a base, or the positions of an evicted one. Positions follow
-// it, oldest first, then, at offset data, a base's payload.
+// it, oldest first, then, aligned to 8 bytes, a base's payload. Of a page that is
+// evicted, this is what stays in memory: 48 bytes, with one position.
 type bottomNode struct {
 	header
-	stamp     uint64        // newest stamp in the page as of version
-	mark      atomic.Uint32 // second chance of the evictor; set by readers
-	positions uint32        // how many
-	data      uint32        // bytes from the node's start to the payload
-	_         uint32
+	stamp     uint64 // newest stamp in the page as of version
+	mark      mark   // the evictor's
+	positions uint32 // how many
 }
 
 // A freeNode keeps what a free PID must not forget: its version, and where the
@@ -134,8 +133,11 @@ func (d *deltaNode) position() log.Position {
 	return log.Position{LSN: log.LSN(d.lsn), Size: d.size}
 }
 
+// payloadOffset is where the payload begins behind n positions.
+func payloadOffset(n int) int { return bottomHeaderBytes + (n*positionBytes+7)&^7 }
+
 func (b *bottomNode) payload() []byte {
-	return bytesAt(unsafe.Pointer(b), int(b.data), int(b.length))
+	return bytesAt(unsafe.Pointer(b), payloadOffset(int(b.positions)), int(b.length))
 }
 
 func (b *bottomNode) positionArea() []byte {
@@ -191,21 +193,20 @@ func (c *Cache) freeAt(word uint64) *freeNode {
 // newBottom allocates a base (data not nil) or an absent node with room for n
 // positions. The caller owns it until it is published.
 func (c *Cache) newBottom(kind nodeKind, version, stamp uint64, n int, data []byte) (arena.Ref, *bottomNode) {
-	offset := bottomHeaderBytes + (n*positionBytes+7)&^7
-	ref := c.arena.Alloc(offset + len(data))
+	offset := payloadOffset(n)
+	ref := c.arena.AllocAs(offset+len(data), kindOf(kind))
 	b := (*bottomNode)(c.arena.Pointer(ref))
 	*(*header)(unsafe.Pointer(b)) = header{kind: kind, length: uint32(len(data)), version: version}
 	b.stamp = stamp
-	b.mark.Store(0)
+	b.mark.clear()
 	b.positions = uint32(n)
-	b.data = uint32(offset)
 	copy(b.payload(), data)
 	return ref, b
 }
 
 // newFree allocates the node of a free PID.
 func (c *Cache) newFree(version uint64, p log.Position) arena.Ref {
-	ref := c.arena.Alloc(freeNodeBytes)
+	ref := c.arena.AllocAs(freeNodeBytes, memoryPositions)
 	n := (*freeNode)(c.arena.Pointer(ref))
 	n.header = header{kind: nodeFree, version: version}
 	n.lsn, n.size = uint64(p.LSN), p.Size

@@ -19,9 +19,10 @@ type Options struct {
 	// Materializer folds fragments. Required.
 	Materializer Materializer
 
-	// CacheSize is the budget for page memory, in bytes: pages, deltas, mapping
-	// table and positions of evicted pages. Default 256 MiB, at least 64 KiB. Pages
-	// are evicted to keep within it.
+	// CacheSize is the budget for memory, in bytes: pages, deltas, mapping table,
+	// positions of evicted pages, and buffers. Default 256 MiB, at least 64 KiB.
+	// Pages are evicted to keep within it. What buffers take beyond a quarter of it
+	// comes on top.
 	CacheSize int64
 
 	// MergeDeltas is the number of deltas at which a page is folded in memory.

@@ -7,6 +7,7 @@ import (
 
 	"github.com/pulkdb/db/internal/arena"
 	"github.com/pulkdb/db/internal/epoch"
+	"github.com/pulkdb/db/internal/invariant"
 	"github.com/pulkdb/db/internal/paths"
 	"github.com/pulkdb/db/internal/testhooks"
 	"github.com/pulkdb/db/log"
@@ -40,7 +41,7 @@ func (c *Cache) reclaim(item uint64) {
 		c.pids.mu.Unlock()
 		return
 	}
-	c.arena.Free(arena.Ref(item))
+	c.arena.FreeAs(arena.Ref(item), memoryRetired)
 }
 
 // retirePID has a PID wait until no guard is left that may have seen its page.
@@ -54,11 +55,13 @@ func (c *Cache) retirePID(g epoch.Guard, pid PID) {
 }
 
 // own sets the writer bit of a PID that was handed out, and returns the word of
-// its slot without it.
+// its slot without it. A bit that is set already would mean that the PID was handed
+// out twice, and then both its owners would retire what they replace.
 func (t *table) own(pid PID) (slot *atomic.Uint64, before uint64) {
 	slot = t.reach(pid)
 	for {
 		before = slot.Load()
+		invariant.Check(before&slotWriter == 0, "pagecache: a page identifier was handed out twice")
 		if slot.CompareAndSwap(before, before|slotWriter) {
 			return slot, before
 		}

@@ -230,7 +230,7 @@ func (c *Cache) forgetTable() {
 	for _, chunk := range *c.table.chunks.Load() {
 		for i := range chunk {
 			if word := chunk[i].Swap(0); word != 0 {
-				c.arena.Free(refOf(word))
+				c.dropNode(refOf(word))
 			}
 		}
 	}
@@ -240,7 +240,7 @@ func (c *Cache) forgetTable() {
 func (c *Cache) setRecovered(pid PID, p *replayed) {
 	slot := c.table.reach(pid)
 	if old := slot.Load(); old != 0 {
-		c.arena.Free(refOf(old))
+		c.dropNode(refOf(old))
 	}
 	if p.free || len(p.positions) == 0 {
 		at := log.Position{}

@@ -100,7 +100,7 @@ func (c *Cache) Merge(pid PID, key Key, delta []byte) (Key, error) {
 		switch {
 		case err != nil || r.Outcome != Done:
 		case !v.Resident():
-			crowded = int(v.bottom.positions)+r.Deltas > rewritePositionsMax
+			crowded = r.Reads > c.PlacesMax()
 		case r.Deltas >= c.options.MergeDeltas:
 			// The delta is added. That the page could not be folded is for
 			// those to hear who read it.

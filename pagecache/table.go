@@ -75,11 +75,6 @@ func (t *table) slot(pid PID) *atomic.Uint64 {
 	return &chunks[i][uint64(pid)&(tableChunkSlots-1)]
 }
 
-// bytes is the memory of the table.
-func (t *table) bytes() int64 {
-	return int64(len(*t.chunks.Load())) * int64(unsafe.Sizeof(tableChunk{}))
-}
-
 // reach makes the table large enough for pid and returns its slot.
 func (t *table) reach(pid PID) *atomic.Uint64 {
 	if s := t.slot(pid); s != nil {
@@ -89,7 +84,7 @@ func (t *table) reach(pid PID) *atomic.Uint64 {
 	defer t.grow.Unlock()
 	chunks := *t.chunks.Load()
 	for uint64(len(chunks)) <= uint64(pid)>>tableChunkBits {
-		ref := t.arena.Alloc(int(unsafe.Sizeof(tableChunk{})))
+		ref := t.arena.AllocAs(int(unsafe.Sizeof(tableChunk{})), memoryTable)
 		chunk := (*tableChunk)(t.arena.Pointer(ref))
 		for i := range chunk {
 			chunk[i].Store(0)

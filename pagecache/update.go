@@ -297,7 +297,7 @@ func (u *Update) lost(decider int) bool {
 func (u *Update) prepare() error {
 	c := u.c
 	if u.appends > 1 && !testhooks.PublishLeafByLeaf.On() {
-		u.cell = c.arena.Alloc(batchCellBytes)
+		u.cell = c.arena.AllocAs(batchCellBytes, memoryCells)
 		c.arena.Word(u.cell, 0).Store(cellInstalling)
 	}
 	clock := c.clock.Load()
@@ -548,7 +548,7 @@ func (u *Update) complete(stamp uint64) {
 				c.deltaAt(o.node).cell.Store(stamp)
 			}
 		}
-		c.epochs.Retire(u.guard, uint64(u.cell))
+		c.retire(u.guard, uint64(u.cell), memoryCells)
 	}
 	for i := range u.targets {
 		t := &u.targets[i]
@@ -570,7 +570,7 @@ func (u *Update) retire(t *target) {
 	switch {
 	case t.fresh:
 		if t.before != 0 {
-			c.epochs.Retire(u.guard, t.before&slotRefMask)
+			c.retireNode(u.guard, t.before)
 		}
 	case t.replaced:
 		c.retireChain(u.guard, t.before)
@@ -600,7 +600,7 @@ func (u *Update) rollback() {
 		}
 	}
 	if u.cell != 0 {
-		c.epochs.Retire(u.guard, uint64(u.cell))
+		c.retire(u.guard, uint64(u.cell), memoryCells)
 	}
 }
 
@@ -621,14 +621,14 @@ func (u *Update) dropNodes(i int, t *target) {
 			continue
 		}
 		if c.headerAt(o.node).kind != nodeDelta {
-			c.epochs.Retire(u.guard, o.node)
+			c.retireNode(u.guard, o.node)
 			continue
 		}
 		newest = blockOf(o.node, c.deltaAt(o.node))
 	}
 	for block := newest; block != 0 && block != stop; {
 		older := (*blockHeader)(c.arena.Pointer(arena.Ref(block))).older
-		c.epochs.Retire(u.guard, block)
+		c.retire(u.guard, block, memoryDeltas)
 		block = older
 	}
 }

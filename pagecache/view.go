@@ -34,8 +34,21 @@ type View struct {
 func (c *Cache) Pin() epoch.Guard { return c.epochs.Pin() }
 
 // View returns the page as it stands, without I/O and without a lock. It returns
-// ErrGone if the PID is not in use and ErrClosed after Close.
+// ErrGone if the PID is not in use and ErrClosed after Close. The evictor spares
+// pages that are viewed again and again.
 func (c *Cache) View(g epoch.Guard, pid PID) (View, error) {
+	v, err := c.Peek(g, pid)
+	// The line of the mark is read anyway; it is written once per round of the
+	// evictor's hand.
+	if err == nil && !v.bottom.mark.isTouched() {
+		v.bottom.mark.touch()
+	}
+	return v, err
+}
+
+// Peek is View for those to whom it says nothing of what will be read again: it
+// makes no difference to the evictor.
+func (c *Cache) Peek(g epoch.Guard, pid PID) (View, error) {
 	// Before anything of page memory is touched, the table included: Close waits
 	// for guards that were pinned before it set closed, and for no others.
 	if c.closed.Load() {
@@ -79,11 +92,6 @@ func (c *Cache) viewWord(pid PID, word uint64) (View, error) {
 		if lent := c.findBorrowed(pid, v.bottomRef()); lent != nil {
 			v.bottom = lent
 		}
-	}
-	// The second chance of the evictor. The line is read anyway; it is written
-	// once per turn of the evictor's hand.
-	if v.bottom.mark.Load() == 0 {
-		v.bottom.mark.Store(1)
 	}
 	return v, nil
 }

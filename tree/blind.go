@@ -40,7 +40,7 @@ func (t *Tree) locateToAdd(from PID, s *seek, a *addition) (epoch.Guard, place, 
 		case err != nil:
 			return g, p, err
 		case p.absent != from && p.level != 0:
-			if err := t.load(p.absent); err != nil {
+			if err := t.load(p.absent, false); err != nil {
 				return g, p, err
 			}
 		default:
@@ -74,7 +74,7 @@ const blindReadsMax = 12
 func (t *Tree) tendBlind(pid PID, r pagecache.Result) {
 	paths.Hit(paths.BlindUpdate)
 	t.metrics.blind.Add(1)
-	if r.Reads >= blindReadsMax {
+	if r.Reads >= min(blindReadsMax, t.cache.PlacesMax()) {
 		t.loadAndTend(pid)
 	}
 }

@@ -166,7 +166,7 @@ func (c *commit) scoutLeaf(key []byte, x cursor) (to cursor, err error) {
 			c.scouted = append(c.scouted, leaf)
 			return s.to, nil
 		}
-		if err := c.t.load(absent); err != nil {
+		if err := c.t.load(absent, false); err != nil {
 			return x, err
 		}
 	}

@@ -16,6 +16,7 @@ type seek struct {
 	strict bool
 	last   bool
 	loaded bool // set by locate: it had to load a node
+	scan   bool // it is one step of a scan: that a page is read says nothing of the next time
 }
 
 // A place is a node as one View shows it, and how it was reached.
@@ -90,7 +91,7 @@ func (t *Tree) descend(g epoch.Guard, pid PID, s *seek, level int) (p place, err
 	}
 	p.level = levelUnknown
 	for {
-		v, err := t.cache.View(g, pid)
+		v, err := t.view(g, pid, s)
 		if err != nil {
 			return p, t.viewError(pid, err)
 		}
@@ -135,6 +136,14 @@ func (t *Tree) descend(g epoch.Guard, pid PID, s *seek, level int) (p place, err
 // search would meet as three misses in a row is one.
 const leafLines = 12
 
+// view views a page for s.
+func (t *Tree) view(g epoch.Guard, pid PID, s *seek) (pagecache.View, error) {
+	if s.scan {
+		return t.cache.Peek(g, pid)
+	}
+	return t.cache.View(g, pid)
+}
+
 // viewError gives ErrGone its meaning here: a node is never freed while another
 // refers to it (T3).
 func (t *Tree) viewError(pid PID, err error) error {
@@ -157,7 +166,7 @@ func (t *Tree) locate(from PID, s *seek, level int) (epoch.Guard, place, error) 
 		if err != nil {
 			return g, p, err
 		}
-		if err := t.load(p.absent); err != nil {
+		if err := t.load(p.absent, s.scan); err != nil {
 			return g, p, err
 		}
 		s.loaded = true
@@ -167,13 +176,17 @@ func (t *Tree) locate(from PID, s *seek, level int) (epoch.Guard, place, error) 
 // load brings a node into memory and checks it completely: searches trust what
 // it says of itself. Checksums have found damage before; this finds what was
 // wrong when it was written.
-func (t *Tree) load(pid PID) error {
-	if err := t.cache.Load(pid); err != nil {
+func (t *Tree) load(pid PID, scan bool) error {
+	load := t.cache.Load
+	if scan {
+		load = t.cache.LoadToScan
+	}
+	if err := load(pid); err != nil {
 		return err
 	}
 	g := t.cache.Pin()
 	defer g.Unpin()
-	v, err := t.cache.View(g, pid)
+	v, err := t.cache.Peek(g, pid)
 	if err != nil || !v.Resident() {
 		return nil // the next View says what is the matter
 	}

@@ -386,6 +386,7 @@ func (it *Iterator) enter(s seek, hint PID) bool {
 		it.stand = atEnd
 		return false
 	}
+	s.scan = true
 	g, p, err := it.t.locate(it.useful(hint, &s), &s, 0)
 	if err == nil {
 		err = it.copyLeaf(&p)
@@ -423,7 +424,7 @@ func (it *Iterator) useful(hint PID, s *seek) PID {
 	}
 	g := it.t.cache.Pin()
 	defer g.Unpin()
-	v, err := it.t.cache.View(g, hint)
+	v, err := it.t.cache.Peek(g, hint)
 	if err != nil || !v.Resident() {
 		return 0
 	}

@@ -32,6 +32,7 @@ type shrinker struct {
 
 	// Owned by the goroutine.
 	oldest uint64 // moment at the last walk over kept
+	again  int    // walks since then for late notes
 }
 
 // An erasedRange is a range that was deleted before the clock stood at clock.
@@ -48,6 +49,9 @@ const (
 	// walk: a time, and a multiple of what the walk took.
 	shrinkPauseMin   = 10 * time.Millisecond
 	shrinkPauseShare = 2
+	// shrinkAgainMax is how often the goroutine walks for late notes while the oldest
+	// moment stays the same.
+	shrinkAgainMax = 16
 )
 
 func (s *shrinker) start(t *Tree, kept *keptLeaves) {
@@ -126,7 +130,7 @@ func (s *shrinker) run() {
 		for r, ok := s.take(oldest); ok && !s.stopping(); r, ok = s.take(oldest) {
 			s.walk(r)
 		}
-		if oldest != s.oldest {
+		if s.dueKept(oldest) {
 			s.walkKept(oldest)
 			s.oldest = oldest
 		}
@@ -136,6 +140,21 @@ func (s *shrinker) run() {
 		case <-time.After(shrinkPauseMin + shrinkPauseShare*time.Since(start)):
 		}
 	}
+}
+
+// dueKept reports whether to walk over the leaves with versions that nobody sees. The
+// walk itself makes notes, which may count as late, so it is not made for the sake of
+// those for ever.
+func (s *shrinker) dueKept(oldest uint64) bool {
+	late := s.kept.late.Swap(false)
+	if oldest != s.oldest {
+		s.again = 0
+		return true
+	}
+	if late {
+		s.again++
+	}
+	return late && s.again <= shrinkAgainMax
 }
 
 func (s *shrinker) stopping() bool {
@@ -191,7 +210,7 @@ func (s *shrinker) walkKept(oldest uint64) {
 		if s.stopping() || s.t.cache.Throttle() != nil {
 			return
 		}
-		if s.t.load(pid) != nil {
+		if s.t.load(pid, false) != nil {
 			continue
 		}
 		s.kept.forget(pid) // the merge notes it again if something stays
@@ -232,9 +251,18 @@ const shrinkOverhead = 64
 // keptLeaves are the leaves in which a merge kept versions for open moments, with
 // the bytes of those. The page cache tells it from Merge, so it takes its lock for
 // an instant and calls nothing.
+//
+// A merge collects the open moments before it folds, and notes what it kept for them
+// afterwards. In between the last of them may have been closed, and who closed it saw
+// nothing that was kept for it: such a note is late, and wakes the shrinker itself.
+// Who notes looks for moments after the note is made, and who closes one looks for
+// notes after it is closed, so one of them sees the other.
 type keptLeaves struct {
 	leaves atomic.Int64
 	bytes  atomic.Int64
+	late   atomic.Bool
+
+	shrinker atomic.Pointer[shrinker]
 
 	mu    sync.Mutex // a leaf of the lock order
 	pages map[PID]keptLeaf
@@ -273,6 +301,14 @@ func (k *keptLeaves) note(pid PID, n node) {
 	k.bytes.Add(int64(now.bytes - before.bytes))
 	k.leaves.Store(int64(len(k.pages)))
 	k.mu.Unlock()
+	if s := k.shrinker.Load(); s != nil && now.bytes != 0 {
+		// At 0 a moment is being opened, and the merge may have kept all for its sake;
+		// it may be one that is opened anew and does not become the oldest.
+		if oldest, _ := s.t.cache.OldestMoment(); oldest == 0 || now.oldest <= oldest {
+			k.late.Store(true)
+			s.notify()
+		}
+	}
 }
 
 func (k *keptLeaves) forget(pid PID) {

@@ -131,7 +131,9 @@ func Open(o Options) (*Tree, error) {
 			return nil, err
 		}
 	}
-	t.shrinker.start(t, o.Cache.Materializer.(materializer).kept)
+	kept := o.Cache.Materializer.(materializer).kept
+	t.shrinker.start(t, kept)
+	kept.shrinker.Store(&t.shrinker)
 	return t, nil
 }
 

@@ -30,11 +30,18 @@ type stripe struct {
 	_       [60]byte
 }
 
-// A counter is one stripe of Used.
+// A Kind is what its owner says that an object is for: Used is kept of each kind.
+type Kind uint8
+
+// Kinds is how many kinds there are.
+const Kinds = 8
+
+// A counter is one stripe of Used, by kind. It fills a cache line.
 type counter struct {
-	bytes atomic.Int64
-	_     [56]byte
+	bytes [Kinds]atomic.Int64
 }
+
+func (c *counter) add(k Kind, n int) { c.bytes[k%Kinds].Add(int64(n)) }
 
 // An Arena hands out memory that the garbage collector does not see. All
 // methods but Close may be called by any goroutine at any time.
@@ -55,6 +62,8 @@ type Arena struct {
 	used      [maxStripes]counter
 	committed atomic.Int64
 	held      atomic.Int64
+
+	freed origins // in debug builds
 
 	mu        sync.Mutex
 	numChunks int // Guarded by mu. Indices below it have metadata.
@@ -111,34 +120,43 @@ func (a *Arena) Word32(r Ref, off int) *atomic.Uint32 {
 	return (*atomic.Uint32)(unsafe.Add(a.Pointer(r), off))
 }
 
-// Alloc returns an object of at least n bytes, aligned to 16. Its contents are
-// undefined. It returns 0 when there is no memory to be had.
-func (a *Arena) Alloc(n int) Ref {
+// Alloc returns an object of at least n bytes, aligned to 16, and of kind 0. Its
+// contents are undefined. It returns 0 when there is no memory to be had.
+func (a *Arena) Alloc(n int) Ref { return a.AllocAs(n, 0) }
+
+// AllocAs is Alloc of an object of kind k.
+func (a *Arena) AllocAs(n int, k Kind) Ref {
 	if n > maxClassBytes {
-		return a.allocLarge(n)
+		return a.allocLarge(n, k)
 	}
 	c := classOf(n)
 	h := stripeHash()
 	st := &a.stripes[c][h&uint64(a.masks[c])]
 	if id := spanID(st.current.Load()); id != 0 {
 		if r := a.takeFrom(id, c); r != 0 {
-			a.used[h%maxStripes].bytes.Add(int64(classes[c].size))
+			a.used[h%maxStripes].add(k, int(classes[c].size))
 			return r
 		}
 	}
 	r := a.refill(c, st)
 	if r != 0 {
-		a.used[h%maxStripes].bytes.Add(int64(classes[c].size))
+		a.used[h%maxStripes].add(k, int(classes[c].size))
 	}
 	return r
 }
 
-// Free gives the object back. The caller must not use r any more, and nobody
-// else may still read it.
-func (a *Arena) Free(r Ref) {
+// Free gives an object of kind 0 back. The caller must not use r any more, and
+// nobody else may still read it.
+func (a *Arena) Free(r Ref) { a.FreeAs(r, 0) }
+
+// FreeAs is Free of an object of kind as.
+func (a *Arena) FreeAs(r Ref, as Kind) {
 	c, id, s := a.find(r)
+	if invariant.Debug {
+		a.freed.note(r)
+	}
 	if s.class == classLarge {
-		a.freeLarge(r, c, id, s)
+		a.freeLarge(r, c, id, s, as)
 		return
 	}
 	k := &classes[s.class]
@@ -148,7 +166,7 @@ func (a *Arena) Free(r Ref) {
 		invariant.Check(off == index*uint64(k.size), "arena: Free of a reference into an object")
 		a.poison(r, int(k.size))
 	}
-	a.used[stripeHash()%maxStripes].bytes.Add(-int64(k.size))
+	a.used[stripeHash()%maxStripes].add(as, -int(k.size))
 	a.giveBack(s, id, uint64(1)<<(index&63))
 }
 
@@ -161,12 +179,43 @@ func (a *Arena) Size(r Ref) int {
 	return int(classes[s.class].size)
 }
 
+// SetKind makes an object of kind from one of kind to, and returns its size.
+func (a *Arena) SetKind(r Ref, from, to Kind) int {
+	n := a.Size(r)
+	c := &a.used[stripeHash()%maxStripes]
+	c.add(from, -n)
+	c.add(to, n)
+	return n
+}
+
 // Used returns the bytes in live objects, as Size counts them. It is exact when
 // no call is under way (A4).
 func (a *Arena) Used() int64 {
 	var n int64
 	for i := range a.used {
-		n += a.used[i].bytes.Load()
+		for k := range a.used[i].bytes {
+			n += a.used[i].bytes[k].Load()
+		}
+	}
+	return n
+}
+
+// UsedBut returns the bytes in live objects of all kinds but k, and of k.
+func (a *Arena) UsedBut(k Kind) (others, those int64) {
+	for i := range a.used {
+		for j := range a.used[i].bytes {
+			others += a.used[i].bytes[j].Load()
+		}
+		those += a.used[i].bytes[k%Kinds].Load()
+	}
+	return others - those, those
+}
+
+// UsedAs returns the bytes in live objects of one kind.
+func (a *Arena) UsedAs(k Kind) int64 {
+	var n int64
+	for i := range a.used {
+		n += a.used[i].bytes[k%Kinds].Load()
 	}
 	return n
 }
@@ -228,6 +277,7 @@ func (a *Arena) takeFrom(id spanID, c int) Ref {
 	r := refOf(id) + Ref(uint32(index)*classes[c].size)
 	if invariant.Debug {
 		a.checkPoison(r, int(classes[c].size))
+		a.freed.forget(r)
 	}
 	return r
 }

@@ -1,6 +1,7 @@
 package arena
 
 import (
+	"fmt"
 	"math/rand/v2"
 	"sync"
 	"sync/atomic"
@@ -104,9 +105,40 @@ func TestFreeTwicePanics(t *testing.T) {
 	defer a.Close()
 	for _, n := range []int{100, 5000, 1 << 17} {
 		r := a.Alloc(n)
-		a.Free(r)
-		require.Panics(t, func() { a.Free(r) })
+		freeAnObject(a, r)
+		message := func() (m string) {
+			defer func() { m = fmt.Sprint(recover()) }()
+			a.Free(r)
+			return ""
+		}()
+		require.Contains(t, message, "freed twice")
+		if invariant.Debug {
+			require.Contains(t, message, "freeAnObject", "who freed it first")
+		}
 	}
+}
+
+//go:noinline
+func freeAnObject(a *Arena, r Ref) { a.Free(r) }
+
+// TestKinds: what is used is known by kind, and an object can change its kind.
+func TestKinds(t *testing.T) {
+	a := New(Options{})
+	defer a.Close()
+	small, large := a.AllocAs(100, 1), a.AllocAs(1<<17, 2)
+	require.EqualValues(t, a.Size(small), a.UsedAs(1))
+	require.EqualValues(t, a.Size(large), a.UsedAs(2))
+	require.Equal(t, a.Size(small), a.SetKind(small, 1, 3))
+	require.Zero(t, a.UsedAs(1))
+	others, those := a.UsedBut(3)
+	require.EqualValues(t, a.Size(large), others)
+	require.EqualValues(t, a.Size(small), those)
+	a.FreeAs(small, 3)
+	a.FreeAs(large, 2)
+	for k := range Kind(Kinds) {
+		require.Zero(t, a.UsedAs(k))
+	}
+	require.Zero(t, a.Used())
 }
 
 func TestWriteAfterFreeIsNoticed(t *testing.T) {

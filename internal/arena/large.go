@@ -7,7 +7,7 @@ import "github.com/pulkdb/db/internal/invariant"
 // goes back to the system with it. The word of such a span is always 0.
 
 // allocLarge returns an object of n bytes. It takes the mutex.
-func (a *Arena) allocLarge(n int) Ref {
+func (a *Arena) allocLarge(n int, k Kind) Ref {
 	pages := (n + pageBytes - 1) / pageBytes
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -33,13 +33,14 @@ func (a *Arena) allocLarge(n int) Ref {
 	r := refOf(id)
 	if invariant.Debug {
 		a.poison(r, pages*pageBytes)
+		a.freed.forget(r)
 	}
-	a.used[0].bytes.Add(int64(pages) * pageBytes)
+	a.used[0].add(k, pages*pageBytes)
 	return r
 }
 
 // freeLarge gives the object's pages back. It takes the mutex.
-func (a *Arena) freeLarge(r Ref, c *chunk, id spanID, s *span) {
+func (a *Arena) freeLarge(r Ref, c *chunk, id spanID, s *span, k Kind) {
 	invariant.Check(r == refOf(id), "arena: Free of a reference into an object")
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -49,7 +50,7 @@ func (a *Arena) freeLarge(r Ref, c *chunk, id spanID, s *span) {
 	if invariant.Debug {
 		a.poison(r, pages*pageBytes)
 	}
-	a.used[0].bytes.Add(-int64(pages) * pageBytes)
+	a.used[0].add(k, -pages*pageBytes)
 	if c.run > 0 {
 		a.unmap(int(id/pagesPerChunk), c)
 		a.held.Add(-int64(pages) * pageBytes)

@@ -70,6 +70,10 @@ func (d *Domain) empty(e uint64) {
 		for c != nil {
 			n := min(c.used.Load(), itemsPerChunk)
 			for _, item := range c.items[:n] {
+				if invariant.Debug {
+					d.pending.reclaim(item, d.reclaim)
+					continue
+				}
 				d.reclaim(item)
 			}
 			d.reclaimed.Add(int64(n))

@@ -50,6 +50,7 @@ type Domain struct {
 	stepping  atomic.Bool // held by the goroutine in TryAdvance
 	reclaimed atomic.Int64
 	chunks    chunkList
+	pending   origins // in debug builds
 }
 
 // New returns a Domain that hands retired items to reclaim. Calls of reclaim
@@ -104,6 +105,7 @@ func (d *Domain) Retire(g Guard, item uint64) {
 	if invariant.Debug {
 		invariant.Check(s.counts[g.epoch%numBags].Load() > 0, "epoch: Retire without a guard")
 		invariant.Check(e-g.epoch <= 1, "epoch: the epoch passed a guard")
+		d.pending.note(item)
 	}
 	d.push(s, &s.bags[e%numBags], item)
 	if s.retired.Add(1)%retireInterval == 0 {

@@ -275,6 +275,50 @@ func TestRetireWithoutGuardPanics(t *testing.T) {
 	require.Panics(t, func() { d.Retire(g, 1) })
 }
 
+// TestRetireTwicePanics: at once, and with the name of who did it first.
+func TestRetireTwicePanics(t *testing.T) {
+	if !invariant.Debug {
+		t.Skip("only in debug builds")
+	}
+	d := New(func(uint64) {})
+	g := d.Pin()
+	retireAnItem(d, g)
+	message := func() (m string) {
+		defer func() { m = fmt.Sprint(recover()) }()
+		d.Retire(g, 16)
+		return ""
+	}()
+	require.Contains(t, message, "retired twice")
+	require.Contains(t, message, "retireAnItem")
+	g.Unpin()
+	require.True(t, d.Flush())
+	g = d.Pin()
+	d.Retire(g, 16) // it may have been used again since
+	g.Unpin()
+	d.Close()
+}
+
+//go:noinline
+func retireAnItem(d *Domain, g Guard) { d.Retire(g, 16) }
+
+// TestFailureToReclaimNamesTheOrigin: whoever steps is not to blame.
+func TestFailureToReclaimNamesTheOrigin(t *testing.T) {
+	if !invariant.Debug {
+		t.Skip("only in debug builds")
+	}
+	d := New(func(uint64) { panic("cannot") })
+	g := d.Pin()
+	retireAnItem(d, g)
+	g.Unpin()
+	message := func() (m string) {
+		defer func() { m = fmt.Sprint(recover()) }()
+		d.Flush()
+		return ""
+	}()
+	require.Contains(t, message, "cannot")
+	require.Contains(t, message, "retireAnItem")
+}
+
 func BenchmarkPinUnpin(b *testing.B) {
 	for _, goroutines := range []int{1, 2} {
 		b.Run(fmt.Sprintf("g%d", goroutines), func(b *testing.B) {
