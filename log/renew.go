@@ -84,9 +84,13 @@ type headless struct {
 // headless decides what a file without a header is. One that was just made may
 // have zeros for a header, or a part of it if the disk was full, or what its
 // file held in an earlier life: nothing in it was ever durable, for the header
-// is synced before anything counts (L3), and it goes. It is damage if the replay
-// begins behind it, or if a record in it says that part of it was durable. (If
-// another segment says so, it will be missed.)
+// is synced before anything counts (L3), and it goes. It is damage if a record in
+// it says that part of it was durable. If another segment says so, it will be
+// missed.
+//
+// Before the replay start it may be a segment that was recycled, whose new name
+// was lost and whose new header was written in part: then nobody needs it. Or it is
+// damage; then a page-table snapshot names it.
 func (r *replay) headless(h headless) error {
 	l := r.log
 	if h.base > max(r.from[Fresh], r.from[Survivors]) {
@@ -98,9 +102,9 @@ func (r *replay) headless(h headless) error {
 			l.leftovers = append(l.leftovers, h.name)
 			return nil
 		}
-	} else if errors.Is(h.err, errUnwritten) {
-		// Damage to what somebody may need: it stays for who looks into it.
-		l.options.Logger.Warn("log: segment with a header of zeros", "segment", h.name)
+	} else {
+		// Who needs it will miss it. It stays for who looks into it.
+		l.options.Logger.Warn("log: segment without a header", "segment", h.name, "err", h.err)
 		return nil
 	}
 	return &CorruptError{File: h.name, LSN: h.base, Err: h.err}

@@ -152,11 +152,12 @@ func (r *replay) chain(s Stream) ([]*foundSegment, error) {
 		if f.prevEnd <= r.from[s] {
 			continue
 		}
-		mark, err := r.highestMark(f.prevBase, live)
+		begun := f.prevBase + headerBytes // a mark there says nothing of what is missing
+		mark, err := r.highestMark(begun, live)
 		if err != nil {
 			return nil, err
 		}
-		if mark > f.prevBase+headerBytes {
+		if mark > begun {
 			return nil, r.missing(f)
 		}
 		for _, d := range live {

@@ -1,6 +1,7 @@
 package pagecache
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 
@@ -37,6 +38,7 @@ type replay struct {
 	clock   uint64
 	updates uint64
 	durable log.Marks // as the snapshots state, those that cannot be used too
+	passed  []error   // why newer snapshots were not used
 }
 
 // recover loads the newest snapshot that can be used and replays the log.
@@ -52,11 +54,12 @@ func (c *Cache) recover() error {
 		paths.Hit(paths.RecoverWithSnapshot)
 	}
 	ends, err := c.log.Replay(start, r.apply)
-	if err != nil {
-		return err
+	if err == nil {
+		err = r.checkEnds(ends)
 	}
-	if err := r.checkEnds(ends); err != nil {
-		return err
+	if err != nil {
+		// What is missing may only be missed because of them.
+		return errors.Join(append([]error{err}, r.passed...)...)
 	}
 	if !found && r.updates > 0 {
 		paths.Hit(paths.RecoverWithoutSnapshot)
@@ -110,7 +113,8 @@ func (r *replay) loadSnapshot() (snapshot.Header, bool, error) {
 		c.setRecovered(s.PID, &page)
 		return nil
 	}
-	h, found, err := snapshot.Load(c.options.FS, c.options.Dir, c.log.StoreID(), c.options.Logger, accept, slot)
+	h, found, err := snapshot.Load(c.options.FS, c.options.Dir, c.log.StoreID(), c.options.Logger, accept, slot,
+		func(err error) { r.passed = append(r.passed, err) })
 	if err != nil {
 		return h, found, err
 	}

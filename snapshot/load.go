@@ -27,12 +27,15 @@ import (
 // been delivered, they are to be forgotten. Every other error of accept or slot
 // ends Load and is returned as it is, and so is log.ErrVersion (S6).
 //
+// passed, if given, is called with what is wrong with each file that is passed over:
+// if the older ones are not enough, that is why.
+//
 // found is false, without an error, if there is no usable snapshot. Then the
 // whole log is needed, from its first segment: the caller has to check that it
 // is all there, and if it is not, that is corruption.
 func Load(
 	fsys vfs.FS, dir string, storeID [16]byte, logger *slog.Logger,
-	accept func(Header) error, slot func(Slot) error,
+	accept func(Header) error, slot func(Slot) error, passed ...func(error),
 ) (h Header, found bool, err error) {
 	infos, err := List(fsys, dir)
 	if err != nil {
@@ -50,6 +53,9 @@ func Load(
 			return Header{}, false, fatal.err
 		}
 		paths.Hit(paths.SnapshotFallback)
+		for _, f := range passed {
+			f(fmt.Errorf("page-table snapshot %s was passed over: %w", info.Name, err))
+		}
 		if logger != nil {
 			logger.Warn("page-table snapshot cannot be used, trying an older one",
 				"file", info.Name, "error", err)

@@ -20,6 +20,7 @@ var ErrInjected = errors.New("injected")
 type Faults struct {
 	Seed  int64
 	Steps int // of each of two openings; default 12
+	Base  int // steps in the store that is not empty to begin with; default 120
 	// Planted says that the store is wrong on purpose: what is found is not kept.
 	Planted bool
 	Every   int // fail only every so-manieth operation; default 1, and 29 in debug builds
@@ -70,7 +71,9 @@ func needsSpace(op vfs.Op) bool {
 	return false
 }
 
-// Run fails every operation of a workload of two openings.
+// Run fails every operation of a workload of two openings of a new store, and of
+// one opening of a store that has been in use, where more is read, cleaned, and
+// given back.
 func (f Faults) Run(layer Layer) (Result, error) {
 	setDefault(&f.Steps, 12)
 	if invariant.Debug || testing.Short() {
@@ -79,18 +82,24 @@ func (f Faults) Run(layer Layer) (Result, error) {
 	setDefault(&f.Every, 1)
 	power := Power{Seed: f.Seed, Points: 1 << 30, Depth: 2, Every: 20, Planted: f.Planted}
 	r := &run{layer: layer, power: power, rnd: rand.New(rand.NewSource(f.Seed))}
+	setDefault(&f.Base, 120)
+	used := &session{run: r, mem: vfs.NewMem(), depth: power.Depth}
+	if err := used.fill(f.Base); err != nil {
+		return r.result, fmt.Errorf("%s, seed %d: %w", layer.Name, f.Seed, err)
+	}
 	for l := range lastings {
-		for i := int64(0); ; i += int64(f.Every) {
-			variants := 1
-			for v := 0; v < variants && !r.done(); v++ {
-				fault := &fault{run: r, steps: f.Steps, index: i, variant: v, lasting: l}
-				fault.try()
-				variants = fault.variants
-			}
-			if variants == 0 || r.done() {
-				break
-			}
+		every := f.Every
+		if l != once {
+			every *= lastingEvery
 		}
+		f.each(r, f.Every, func(index int64, variant int) int {
+			fault := &fault{run: r, openings: 2, steps: f.Steps, index: index, variant: variant, lasting: l}
+			return fault.try(&session{run: r, mem: vfs.NewMem(), depth: power.Depth})
+		})
+		f.each(r, every, func(index int64, variant int) int {
+			fault := &fault{run: r, openings: 1, steps: f.Steps, index: index, variant: variant, lasting: l}
+			return fault.try(&session{run: r, mem: used.mem.CrashClone(0), steps: used.known(), depth: power.Depth})
+		})
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -100,14 +109,49 @@ func (f Faults) Run(layer Layer) (Result, error) {
 	return r.result, nil
 }
 
+// fill makes steps in a new store, and closes it.
+func (s *session) fill(steps int) error {
+	store, err := s.run.layer.Open(s.mem)
+	if err != nil {
+		return err
+	}
+	err = s.look(store)
+	for i := 0; i < steps && err == nil; i++ {
+		err = s.step(store)
+	}
+	if err = errors.Join(err, store.Close()); err == nil {
+		s.acknowledge(All)
+	}
+	return err
+}
+
+// In a store in use, failures that last are tried at every so-manieth operation:
+// they differ little from one to the next.
+const lastingEvery = 5
+
+// each calls try for every index, or one in so many, and for every variant of what it can do, until
+// there is none, which try says.
+func (f Faults) each(r *run, every int, try func(index int64, variant int) (variants int)) {
+	for i := int64(0); !r.done(); i += int64(every) {
+		variants := 1
+		for v := 0; v < variants && !r.done(); v++ {
+			variants = try(i, v)
+		}
+		if variants == 0 {
+			return
+		}
+	}
+}
+
 // A fault is one workload in which one operation fails, at least.
 type fault struct {
-	run     *run
-	steps   int
-	index   int64
-	variant int
-	lasting lasting
-	fs      *vfs.Fault
+	run      *run
+	openings int
+	steps    int // of each
+	index    int64
+	variant  int
+	lasting  lasting
+	fs       *vfs.Fault
 
 	mu       sync.Mutex
 	variants int    // Guarded by mu. In how many ways the operation can fail; 0: there is none.
@@ -153,30 +197,33 @@ func (f *fault) check(what string, err error) error {
 	return fmt.Errorf("%s: an error that does not name its cause: %w", what, err)
 }
 
-// try runs the workload, and looks what is left.
-func (f *fault) try() {
-	r := f.run
-	mem := vfs.NewMem()
+// try runs the workload in the store of s, and looks what is left. It returns in
+// how many ways the operation can fail, or 0 if there is none of this index.
+func (f *fault) try(s *session) (variants int) {
+	r, mem := f.run, s.mem
+	clones := 2
+	if len(s.known()) > 0 {
+		clones = 1 // a store in use takes its time
+	}
 	mem.Seed(r.random())
 	f.fs = vfs.NewFault(mem, f.inject)
-	// It takes no part in losses of power itself.
-	s := &session{run: r, mem: mem, depth: r.power.Depth}
 	err := f.workload(s)
 	if err == nil && f.fs.OpenFiles() != 0 {
 		err = fmt.Errorf("%d files stay open", f.fs.OpenFiles())
 	}
 	f.mu.Lock()
 	s.trail = []string{fmt.Sprintf("operation %d fails (%v, variant %d, %v)", f.index, f.op, f.variant, f.lasting)}
+	variants = f.variants
 	f.mu.Unlock()
 	if err != nil {
 		s.fail(r.keep(mem, err))
-		return
+		return variants
 	}
-	if !f.happened() {
-		return
+	if variants == 0 {
+		return 0
 	}
 	mem.Kill()
-	for range 2 {
+	for range clones {
 		clone := &session{run: r, mem: mem.CrashClone(r.random()), steps: s.known(), depth: r.power.Depth}
 		clone.trail = append(slices.Clip(s.trail), "power lost")
 		clone.play(3)
@@ -185,17 +232,18 @@ func (f *fault) try() {
 	again := &session{run: r, mem: mem, steps: s.known(), depth: r.power.Depth - 1}
 	again.trail = append(slices.Clip(s.trail), "opened again")
 	again.play(4)
-	for range 2 {
+	for range clones {
 		clone := &session{run: r, mem: mem.CrashClone(int64(r.intn(3))), steps: again.known(), depth: r.power.Depth}
 		clone.trail = append(slices.Clip(again.trail), "power lost")
 		clone.play(3)
 	}
+	return variants
 }
 
-// workload opens, makes steps and closes, twice. It returns what is wrong, not
-// what was injected.
+// workload opens, makes steps and closes. It returns what is wrong, not what was
+// injected.
 func (f *fault) workload(s *session) error {
-	for range 2 {
+	for range f.openings {
 		store, err := f.run.layer.Open(f.fs)
 		if err != nil {
 			return f.check("open", err)
