@@ -3,8 +3,10 @@ package db_test
 import (
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"strconv"
+	"strings"
 	"sync"
 
 	"github.com/pulkdb/db"
@@ -276,6 +278,30 @@ func ExampleDB_Snapshot() {
 	must(err)
 	fmt.Printf("%s %s\n", then, now)
 	// Output: 10 12
+}
+
+func ExampleDB_SetFrom() {
+	dir, remove := tempDir()
+	defer remove()
+	store, err := db.Open(dir, nil)
+	must(err)
+	defer store.Close()
+
+	// A value of 16 MiB, of which only a part at a time is in memory.
+	const size = 16 << 20
+	must(store.SetFrom([]byte("map"), strings.NewReader(strings.Repeat("tile ", size/5+1)), size))
+
+	r, err := store.GetReader([]byte("map"))
+	must(err)
+	defer r.Close()
+	must(store.Delete([]byte("map"))) // r goes on reading what it was opened on
+
+	_, err = r.Seek(-7, io.SeekEnd)
+	must(err)
+	end, err := io.ReadAll(r)
+	must(err)
+	fmt.Printf("%d bytes, the last are %q\n", r.Size(), end)
+	// Output: 16777216 bytes, the last are " tile t"
 }
 
 func ExampleDB_DeleteRange() {

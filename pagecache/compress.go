@@ -40,10 +40,13 @@ func (c *Cache) compress(data []byte) ([]byte, bool) {
 	return packed, len(packed) <= len(data)-len(data)/8
 }
 
-func (c *Cache) decompress(data []byte) ([]byte, error) {
-	out, err := c.codec.decoder.DecodeAll(data, nil)
+func (c *Cache) decompress(data []byte) ([]byte, error) { return c.appendDecompressed(nil, data) }
+
+// appendDecompressed appends to dst what data was compressed from.
+func (c *Cache) appendDecompressed(dst, data []byte) ([]byte, error) {
+	out, err := c.codec.decoder.DecodeAll(data, dst)
 	if err != nil {
-		return nil, fmt.Errorf("compressed base: %w", err)
+		return dst, fmt.Errorf("compressed base: %w", err)
 	}
 	return out, nil
 }

@@ -291,7 +291,7 @@ func (c *commit) try() (r pagecache.Result, absent PID, err error) {
 func (c *commit) allocate(u *pagecache.Update) error {
 	c.lists = make(map[int][]byte, len(c.pages))
 	for i, pages := range c.pages {
-		list, err := allocateChunks(u, len(c.w.Ops[i].Value), pages)
+		list, err := c.t.allocateChunks(u, len(c.w.Ops[i].Value), pages)
 		if err != nil {
 			return err
 		}

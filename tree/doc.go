@@ -18,7 +18,8 @@
 // format.go has the layouts. node.go, search.go and delta.go read them; merge.go
 // folds deltas into a node; build.go writes one. descend.go finds a leaf,
 // read.go, update.go and blind.go are the operations on one key, split.go, cut.go
-// and finish.go how the tree grows, value.go the large values; writes.go,
+// and finish.go how the tree grows, value.go the large values, draft.go, stream.go
+// and reader.go how they are written and read part by part; writes.go,
 // commit.go and validate.go are the commit of many keys, moment.go and iterator.go
 // what their names say; shrink.go gives back what nobody sees any more, and
 // check.go says what must always hold.
@@ -48,15 +49,19 @@
 //	    only there; the same record makes the next root. Tree.root only moves to
 //	    higher generations, and any root it ever named leads everywhere but to
 //	    levels above it.
-//	T6  Writer bits are taken upwards: leaves in key order, then a parent. Who holds
-//	    one waits for nothing but the next: no page is loaded and no user code runs.
-//	T7  An entry with a chunk list and its chunk pages are written in one record.
-//	    The pages are freed in the record that drops the entry's last version, so
-//	    a chunk page that is gone, or at another version, means that the entry has
-//	    been replaced.
+//	T6  Writer bits are taken upwards: leaves in key order, then a parent; or leaves,
+//	    then a draft's pages, then the page of drafts. Who holds one waits for
+//	    nothing but the next: no page is loaded and no user code runs.
+//	T7  An entry with a chunk list and its chunk pages are written in one record, or
+//	    the pages before, as a draft (T9). The pages are freed in the record that
+//	    drops the entry's last version, so a chunk page that is gone, or at another
+//	    version, means that the entry has been replaced.
 //	T8  A split makes progress: each piece has fewer keys than the node had, and an
 //	    inner piece at least innerChildrenMin children. A leaf of one key is not
 //	    split, whatever its size.
+//	T9  A chunk page is named either by entries or by one draft, and a draft by the
+//	    page of drafts, at every instant and after every crash. An Open that may
+//	    write frees what the drafts that it finds have (draft.go).
 //
 // # Concurrency
 //

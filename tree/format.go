@@ -15,6 +15,11 @@ const (
 	kindInnerRun    = 7 // delta: a sorted run of separators
 	kindInnerRemove = 8 // reserved: separators to remove (joins); refused
 	kindLeafErase   = 9 // delta: the keys of a range of a leaf are deleted
+
+	kindDrafts     = 16 // base: names the pages of drafts, see draft.go
+	kindDraft      = 17 // base: names the chunks of a large value that is being written
+	kindListAdd    = 18 // delta: a page is added to one of those
+	kindListRemove = 19 // delta: and removed
 )
 
 // A node is a header, the key prefix, three arrays and the entries. Integers

@@ -22,6 +22,9 @@ func (x materializer) Merge(dst []byte, in *pagecache.Merging) ([]byte, error) {
 	if len(in.Fragments) == 1 && isChunk(base) {
 		return append(dst, base...), nil
 	}
+	if isList(base) {
+		return mergeList(dst, in.Fragments)
+	}
 	n, err := asNode(base)
 	if err != nil {
 		return nil, err
@@ -37,7 +40,7 @@ func (x materializer) Merge(dst []byte, in *pagecache.Merging) ([]byte, error) {
 }
 
 func freeChunks(in *pagecache.Merging, list []byte) {
-	_, r, ok := readChunks(list)
+	r, ok := readChunks(list)
 	for ok {
 		var c chunk
 		if c, ok = r.next(); ok {
@@ -47,8 +50,12 @@ func freeChunks(in *pagecache.Merging, list []byte) {
 }
 
 // Recover reports the root: of all pages that were ever written as one, the
-// highest generation wins (T5).
+// highest generation wins (T5). And it reports the page of drafts, of which there
+// is one.
 func (materializer) Recover(base []byte) (pagecache.Recovery, bool) {
+	if isList(base) {
+		return pagecache.Recovery{Tree: draftsTree, Generation: 1}, base[0] == kindDrafts
+	}
 	n, err := asNode(base)
 	if err != nil || !n.isRoot() {
 		return pagecache.Recovery{}, false

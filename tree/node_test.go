@@ -301,24 +301,25 @@ func FuzzDecodeDelta(f *testing.F) {
 }
 
 func FuzzDecodeChunks(f *testing.F) {
-	f.Add(appendChunks(nil, 300, []chunk{{7, 1}, {8, 3}, {2, 1 << 40}}))
+	f.Add(appendChunks(nil, 300, 128, []chunk{{7, 1}, {8, 3}, {2, 1 << 40}}))
 	f.Fuzz(func(t *testing.T, b []byte) {
-		total, r, ok := readChunks(b)
+		r, ok := readChunks(b)
 		if !ok || !validChunks(b) {
 			return
 		}
+		total, part := r.total, r.part
 		var chunks []chunk
 		for len(r.rest) > 0 {
 			c, _ := r.next()
 			chunks = append(chunks, c)
 		}
-		total2, r, ok := readChunks(appendChunks(nil, total, chunks))
+		r, ok = readChunks(appendChunks(nil, total, part, chunks))
 		for i := range chunks {
 			if c, ok := r.next(); !ok || c != chunks[i] {
 				t.Fatalf("chunk %d: %v, want %v", i, c, chunks[i])
 			}
 		}
-		if !ok || total2 != total || len(r.rest) > 0 {
+		if !ok || r.total != total || r.part != part || len(r.rest) > 0 {
 			t.Fatal("does not survive encoding")
 		}
 	})

@@ -277,6 +277,13 @@ func (t *Tree) settle(pid PID) error {
 		switch {
 		case value == nil:
 			a.delta = appendOne(nil, kindLeafOne, entryTombstone, key, nil)
+		case len(value) > t.streamMin:
+			if done, err := t.stream(&a, bytes.NewReader(value), len(value)); err != nil {
+				return err
+			} else if done {
+				t.metrics.settled.Add(1)
+			}
+			continue
 		case len(value) > t.inlineMax:
 			a.pages, a.total = t.chunkPages(value), len(value)
 		default:

@@ -93,13 +93,18 @@ type Tree struct {
 	options    Options
 	cache      *pagecache.Cache
 	inlineMax  int // longer values live in pages of their own
-	chunkBytes int // payload of such a page
+	chunkBytes int // payload of such a page, but of streamed values
+	streamMin  int // longer values are streamed
+	aroundMin  int // the pages of longer values stay out of the cache
 
 	// Atomic.
 	root   atomic.Pointer[root] // nil: the store is empty and read-only
 	closed atomic.Bool
 
 	scratch  sync.Pool // of *[]byte
+	parts    sync.Pool // of *[]byte: chunk pages of streamed values
+	drafts   drafts
+	ahead    ahead
 	shrinker shrinker
 	metrics  counters
 }
@@ -123,6 +128,12 @@ func Open(o Options) (*Tree, error) {
 	}
 	t := &Tree{options: o, cache: cache, inlineMax: o.inlineMax(), chunkBytes: o.ChunkBytes - chunkHeaderBytes}
 	t.scratch.New = func() any { return new([]byte) }
+	t.parts.New = func() any { return new([]byte) }
+	t.streamMin = streamChunks * t.chunkBytes
+	t.aroundMin = max(t.chunkBytes, int(min(o.Cache.CacheSize/aroundShare, MaxValueBytes)))
+	if o.Cache.CacheSize == 0 || o.Cache.InMemory {
+		t.aroundMin = t.streamMin
+	}
 	if r, ok := cache.Recovered(0); ok {
 		t.root.Store(&root{r.PID, r.Generation})
 	} else if !o.Cache.ReadOnly {
@@ -131,6 +142,7 @@ func Open(o Options) (*Tree, error) {
 			return nil, err
 		}
 	}
+	t.abandonDrafts()
 	kept := o.Cache.Materializer.(materializer).kept
 	t.shrinker.start(t, kept)
 	kept.shrinker.Store(&t.shrinker)
@@ -172,6 +184,7 @@ func (t *Tree) Close() error {
 		return ErrClosed
 	}
 	t.shrinker.close()
+	t.ahead.close()
 	return t.cache.Close()
 }
 

@@ -21,6 +21,7 @@ type addition struct {
 
 	pages [][]byte // chunk pages of a large value
 	total int      // its length
+	draft *draft   // of a streamed value: ended with this
 
 	settling bool // it comes from settle: the leaf is not looked after again
 }
@@ -181,6 +182,9 @@ func (t *Tree) write(key, value []byte, flags byte, x expectation) (bool, error)
 		return false, err
 	}
 	a := addition{key: key, hint: hintOf(key), expect: x}
+	if len(value) > t.streamMin {
+		return t.stream(&a, bytes.NewReader(value), len(value))
+	}
 	if len(value) > t.inlineMax {
 		a.pages, a.total = t.chunkPages(value), len(value)
 	} else {
@@ -228,6 +232,7 @@ func (t *Tree) add(a *addition) (lsn pagecache.LSN, done bool, err error) {
 				return 0, false, err
 			}
 		}
+		replaces := p.absent == 0 && t.namesStreamed(&p, a.key)
 		yield(yieldUpdateRouted)
 		r, err := t.cache.Append(g, p.view, a.delta, a.hint)
 		due := err == nil && p.absent == 0 && r.Outcome == pagecache.Done && t.leafDue(&p, r) && !a.settling
@@ -242,6 +247,8 @@ func (t *Tree) add(a *addition) (lsn pagecache.LSN, done bool, err error) {
 		if r.Outcome == pagecache.Done {
 			t.finish(p.moved)
 			switch {
+			case replaces:
+				t.dropReplaced(leaf)
 			case p.absent != 0:
 				t.tendBlind(leaf, r)
 			case due:
@@ -288,6 +295,8 @@ func (t *Tree) addOwned(a *addition, from PID) (lsn pagecache.LSN, done bool, er
 		case absent == 0:
 			t.finish(p.moved)
 			switch {
+			case to.replaces || a.draft != nil && to.blind:
+				t.dropReplaced(to.pid)
 			case to.blind:
 				t.tendUnread(to.pid)
 			case !a.settling:
@@ -310,6 +319,8 @@ type route struct {
 	pid     PID
 	version uint64
 	blind   bool // the leaf was not in memory
+
+	replaces bool // set by commitOwned: the addition is known to replace a streamed value
 }
 
 // commitOwned uses up u. absent is a page that must be loaded, or routed to anew,
@@ -321,7 +332,7 @@ func (t *Tree) commitOwned(u *pagecache.Update, a *addition, to *route) (r pagec
 			u.Discard()
 		}
 	}()
-	if err := a.prepare(u); err != nil {
+	if err := t.prepare(a, u); err != nil {
 		return r, 0, false, err
 	}
 	p, _, err := t.own(u, to.pid, a.key)
@@ -329,7 +340,8 @@ func (t *Tree) commitOwned(u *pagecache.Update, a *addition, to *route) (r pagec
 	case err != nil:
 		return r, 0, false, err
 	case p.absent == 0:
-		to.blind = false
+		to.pid, to.blind = p.view.PID(), false
+		to.replaces = t.namesStreamed(&p, a.key)
 		met, err := a.expect.met(&p, a.key)
 		if err != nil || !met {
 			return r, 0, false, err
@@ -338,6 +350,11 @@ func (t *Tree) commitOwned(u *pagecache.Update, a *addition, to *route) (r pagec
 		return r, p.absent, false, nil
 	}
 	u.Append(p.view, a.delta, a.hint)
+	if a.draft != nil {
+		if err := a.draft.end(u); err != nil {
+			return r, 0, false, err
+		}
+	}
 	committed = true
 	r, err = u.Commit()
 	return r, 0, err == nil, err

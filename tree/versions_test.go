@@ -113,7 +113,7 @@ func (m *nodeModel) drawDelta(t *rapid.T) pagecache.Fragment {
 			m.add(k, event{m.clock, 's', v})
 		case 4:
 			c.flags = entryIndirect
-			c.value = appendChunks(nil, len(m.lists)+1000, []chunk{{PID(len(m.lists) + 7), 3}})
+			c.value = appendChunks(nil, len(m.lists)+1000, 1<<20, []chunk{{PID(len(m.lists) + 7), 3}})
 			v := fmt.Sprint("chunked", len(m.lists))
 			m.lists[string(c.value)] = v
 			m.add(k, event{m.clock, 's', v})
