@@ -85,7 +85,7 @@ func (c *Cache) Append(g epoch.Guard, v View, delta []byte, hint uint16) (Result
 		return c.changed(v), nil
 	}
 	stamp, _ := c.stampOf(d)
-	c.log.Account(p, true)
+	c.noteLogged(v.pid, p)
 	end := r.Complete(stamp)
 	if k.fresh != 0 {
 		c.noteGrowth()

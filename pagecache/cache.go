@@ -20,6 +20,7 @@ type Cache struct {
 	arena   *arena.Arena
 	epochs  *epoch.Domain
 	table   *table
+	written pidSet // the slots that changed since the newest page-table snapshot
 	log     *log.Log
 	codec   codec
 	stop    chan struct{} // closed by Close

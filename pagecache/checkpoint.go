@@ -2,15 +2,12 @@ package pagecache
 
 import (
 	"errors"
-	"fmt"
-	"maps"
 	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/pulkdb/db/internal/paths"
-	"github.com/pulkdb/db/internal/testhooks"
 	"github.com/pulkdb/db/log"
 	"github.com/pulkdb/db/snapshot"
 )
@@ -29,25 +26,51 @@ import (
 //   - the snapshot becomes valid, by its rename, only when all of the log up to
 //     the end of the collection is durable, so every position in it is.
 //
-// Segments go back to the log when nothing live is in them, they lie below the
-// replay start of the two newest snapshots, and neither refers to them (P7).
+// It holds the slots that changed since the one before it, which it builds on
+// (see pidSet), or it is a base and holds all. So that few files make up a
+// snapshot, and reading them costs little more than reading a base, it takes in
+// the newest files with at most mergeRatio times as many slots as itself, and
+// reads their slots anew: each file then has more than mergeRatio times the slots
+// of the next, which bounds their number by the logarithm of that of the slots.
+// A slot is written again when a snapshot takes in its file, which makes the file
+// it stands in larger by half or more; so, per change, it is written at most
+// 1 + log(slots/changed) to the base 1.5 times, changed being what one snapshot
+// finds changed.
+//
+// Memory: a bit per slot of the mapping table for what changed, and another for each
+// difference.
 type checkpointer struct {
-	mu       sync.Mutex // one at a time
-	sequence uint64     // Guarded by mu. Of the newest snapshot.
-	history  []snapshotFacts
+	mu       sync.Mutex      // one at a time
+	sequence uint64          // Guarded by mu. The highest that a file has or had.
+	chain    []chainFile     // Guarded by mu. What the newest snapshot is composed of, base first.
+	history  []snapshotFacts // Guarded by mu. Of the newest snapshots, newest last.
+
+	// Guarded by mu. Segments that nothing in the table refers to, and where the
+	// log ended when that was seen. See noteVacated.
+	vacated map[LSN]log.Marks
+
+	fruitless LSN // Guarded by mu. See checkpointForSpace.
 
 	last atomic.Uint64 // LSN: replay start of the newest snapshot
 }
 
-// snapshotFacts are what reuse of segments needs to know of a snapshot.
+// A chainFile is a file of the newest snapshot.
+type chainFile struct {
+	snapshot.File
+	pids *pidSet // whose slots it holds; nil: a base, which holds all
+}
+
+// snapshotFacts are what must be kept for a snapshot.
 type snapshotFacts struct {
 	replayStart log.Marks
-	segments    map[LSN]struct{} // bases of the segments it refers to
+	segments    map[LSN]struct{} // bases of the segments it may refer to
+	files       []uint64         // sequences of the files it is composed of
 }
 
 const (
 	checkpointPoll  = 20 * time.Millisecond
 	snapshotsToKeep = 2
+	mergeRatio      = 2
 )
 
 // runCheckpointer is the checkpointer's goroutine.
@@ -80,20 +103,58 @@ func (c *Cache) runCheckpointer() {
 
 var errStopped = errors.New("pagecache: stopped")
 
-// writeCheckpoint writes a page-table snapshot, removes older ones and gives
-// segments back.
-func (c *Cache) writeCheckpoint() (err error) {
+// writeCheckpoint writes a page-table snapshot, removes files that are not needed
+// any more and gives segments back.
+func (c *Cache) writeCheckpoint() error {
+	lock(&c.checkpoint.mu)
+	defer c.checkpoint.mu.Unlock()
+	_, err := c.writeCheckpointLocked()
+	return err
+}
+
+// checkpointForSpace writes the snapshots that it takes until segments without
+// live data can go: two, of which the second holds next to nothing. It reports
+// how many segments went. If that was none, since a record group under way holds
+// the replay start back, it does nothing until a segment more was written.
+func (c *Cache) checkpointForSpace() (recycled int, err error) {
 	k := &c.checkpoint
 	lock(&k.mu)
 	defer k.mu.Unlock()
+	if c.log.Tail(log.Fresh) < k.fruitless {
+		return 0, nil
+	}
+	for range snapshotsToKeep {
+		if !c.anyVacant() {
+			break
+		}
+		n, err := c.writeCheckpointLocked()
+		if recycled += n; err != nil {
+			return recycled, err
+		}
+	}
+	if recycled == 0 {
+		k.fruitless = c.log.Tail(log.Fresh) + LSN(c.log.SegmentBytes())
+	}
+	return recycled, nil
+}
+
+func (c *Cache) writeCheckpointLocked() (recycled int, err error) {
+	k := &c.checkpoint
 	c.metrics.snapshotting.Store(true)
 	defer c.metrics.snapshotting.Store(false)
 	began := time.Now()
+	start := c.replayStartBehind(c.noteVacated())
+	taken := c.written.take()
+	base := k.takeIn(taken)
 	id := snapshot.Identity{StoreID: c.log.StoreID(), Incarnation: c.log.Incarnation(), Sequence: k.sequence + 1}
-	h := snapshot.Header{Identity: id, ReplayStart: c.log.ReplayStart()}
+	if base > 0 {
+		id.Parent = k.chain[base-1].Link
+	}
+	h := snapshot.Header{Identity: id, ReplayStart: start}
 	w, err := snapshot.Create(c.options.FS, c.options.Dir, id)
 	if err != nil {
-		return err
+		c.written.add(taken)
+		return 0, err
 	}
 	defer func() {
 		c.metrics.snapshotBytes.Add(uint64(w.Bytes()))
@@ -101,12 +162,66 @@ func (c *Cache) writeCheckpoint() (err error) {
 			w.Discard()
 		}
 	}()
-	facts := snapshotFacts{replayStart: h.ReplayStart, segments: make(map[LSN]struct{})}
-	last, err := c.collectSlots(w, facts.segments)
+	facts, err := c.fillSnapshot(w, &h, taken)
 	if err != nil {
-		return err
+		c.written.add(taken)
+		return 0, err
 	}
-	h.MaxPID = last
+	f := chainFile{File: w.File()}
+	if base > 0 {
+		f.pids = taken
+		paths.Hit(paths.SnapshotDifference)
+	}
+	if base > 0 && base < len(k.chain) {
+		paths.Hit(paths.SnapshotMerge)
+	}
+	k.sequence = h.Sequence
+	k.chain = append(slices.Clone(k.chain[:base]), f)
+	for _, f := range k.chain {
+		facts.files = append(facts.files, f.Sequence)
+	}
+	k.last.Store(uint64(h.ReplayStart[log.Fresh]))
+	k.history = append(k.history, facts)
+	k.history = slices.Clone(k.history[max(0, len(k.history)-snapshotsToKeep):])
+	c.metrics.snapshots.Add(1)
+	c.metrics.snapshotTime.Add(uint64(time.Since(began)))
+	if err := snapshot.RemoveOthers(c.options.FS, c.options.Dir, k.filesToKeep()); err != nil {
+		return 0, err
+	}
+	return c.recycleSegments()
+}
+
+// takeIn decides which files of the newest snapshot the next one does without: it
+// returns how many it builds on, and adds to pids what the others hold.
+func (k *checkpointer) takeIn(pids *pidSet) (base int) {
+	base = len(k.chain)
+	for count := pids.count(); base > 0; base-- {
+		f := k.chain[base-1]
+		if f.Slots > mergeRatio*count && f.Slots > 0 {
+			break
+		}
+		if f.pids != nil {
+			pids.add(f.pids)
+			count = pids.count()
+		}
+	}
+	return base
+}
+
+// fillSnapshot adds the slots of pids to w, or all if it has no parent, completes
+// h, and commits.
+func (c *Cache) fillSnapshot(w *snapshot.Writer, h *snapshot.Header, pids *pidSet) (snapshotFacts, error) {
+	facts := snapshotFacts{replayStart: h.ReplayStart, segments: make(map[LSN]struct{})}
+	var err error
+	if h.Parent == (snapshot.Link{}) {
+		h.MaxPID, err = c.collectAll(w, facts.segments)
+	} else {
+		h.MaxPID, err = c.collectChanged(w, facts.segments, pids)
+		c.checkpoint.inheritSegments(&facts)
+	}
+	if err != nil {
+		return facts, err
+	}
 	h.Clock = c.clock.Load()
 	for _, r := range c.recovery.all() {
 		h.Recovery = append(h.Recovery, snapshot.Recovery(r))
@@ -114,148 +229,29 @@ func (c *Cache) writeCheckpoint() (err error) {
 	if c.log.Tail(log.Fresh) > h.ReplayStart[log.Fresh] {
 		paths.Hit(paths.SnapshotWhileWriting)
 	}
-	if err = c.log.Sync(); err != nil {
-		return err
+	if err := c.log.Sync(); err != nil {
+		return facts, err
 	}
 	h.DurableMark = c.log.DurableMarks()
 	if h.Segments, err = c.segmentRefs(facts.segments); err != nil {
-		return err
+		return facts, err
 	}
-	if err = w.Commit(h); err != nil {
-		return err
-	}
-	k.sequence = h.Sequence
-	c.checkpoint.last.Store(uint64(h.ReplayStart[log.Fresh]))
-	k.history = append(k.history, facts)
-	c.metrics.snapshots.Add(1)
-	c.metrics.snapshotTime.Add(uint64(time.Since(began)))
-	if err := snapshot.RemoveOlder(c.options.FS, c.options.Dir, snapshotsToKeep); err != nil {
-		return err
-	}
-	return c.recycleSegments()
+	return facts, w.Commit(*h)
 }
 
-// collectSlots adds every slot to w and the segments referred to to segments.
-func (c *Cache) collectSlots(w *snapshot.Writer, segments map[LSN]struct{}) (last PID, err error) {
-	var slot snapshot.Slot
-	for pid := PID(1); ; pid++ {
-		if pid > last {
-			if last = c.pids.max(); pid > last {
-				return last, nil
-			}
-		}
-		yield(yieldCheckpointSlot)
-		if !c.describeSlot(pid, &slot) {
-			continue
-		}
-		for _, p := range slot.Positions {
-			segments[c.log.SegmentOf(p.LSN)] = struct{}{}
-		}
-		if err := w.Add(slot); err != nil {
-			return 0, err
-		}
-	}
-}
-
-// describeSlot fills in s. It reports false for a PID that was never used.
-func (c *Cache) describeSlot(pid PID, s *snapshot.Slot) bool {
-	slot := c.table.slot(pid)
-	if slot == nil {
-		return false // handed out, and the table does not reach that far yet
-	}
-	for {
-		g := c.Pin()
-		word := slot.Load()
-		if word&slotWriter == 0 || c.isFree(word) {
-			ok := c.describeWord(pid, word, s)
-			g.Unpin()
-			return ok
-		}
-		g.Unpin()
-		spin()
-	}
-}
-
-// isFree reports whether the slot's PID is free: one with the writer bit has been
-// handed out, and nothing of it is installed.
-func (c *Cache) isFree(word uint64) bool {
-	return word&slotRefMask == 0 || c.headerAt(word).kind == nodeFree
-}
-
-func (c *Cache) describeWord(pid PID, word uint64, s *snapshot.Slot) bool {
-	*s = snapshot.Slot{PID: pid, State: snapshot.Used, Positions: s.Positions[:0]}
-	if word&slotRefMask == 0 {
-		return false
-	}
-	if c.headerAt(word).kind == nodeFree {
-		f := c.freeAt(word)
-		s.State, s.Version = snapshot.Free, f.version
-		if p := f.position(); !p.IsZero() {
-			s.Positions = append(s.Positions, p)
-		}
-		return true
-	}
-	b := c.bottomOf(word)
-	s.Version = c.versionAt(word)
-	s.Stamp = b.stamp
-	s.Flags = b.flags & nodeKeep
-	s.Positions = b.appendPositions(s.Positions)
-	if c.headerAt(word).kind != nodeDelta {
-		return true
-	}
-	older := len(s.Positions)
-	for d := c.deltaAt(word); d != nil; d = c.olderDelta(d) {
-		stamp, _ := c.stampOf(d)
-		s.Stamp = max(s.Stamp, stamp)
-		s.Positions = append(s.Positions, d.position())
-	}
-	slices.Reverse(s.Positions[older:])
-	return true
-}
-
-// segmentRefs turns the bases of segments into references.
-func (c *Cache) segmentRefs(bases map[LSN]struct{}) ([]snapshot.SegmentRef, error) {
-	incarnations := make(map[LSN]uint64)
-	for _, s := range c.log.Segments() {
-		incarnations[s.Base] = s.Incarnation
-	}
-	refs := make([]snapshot.SegmentRef, 0, len(bases))
-	for _, base := range slices.Sorted(maps.Keys(bases)) {
-		n, ok := incarnations[base]
-		if !ok {
-			return nil, fmt.Errorf("pagecache: a page refers to segment %v, which the log does not have", base)
-		}
-		refs = append(refs, snapshot.SegmentRef{Base: base, Incarnation: n})
-	}
-	return refs, nil
-}
-
-// recycleSegments gives back every segment that neither the store nor the two
-// newest snapshots need.
-func (c *Cache) recycleSegments() error {
-	k := &c.checkpoint
-	if len(k.history) > snapshotsToKeep {
-		k.history = slices.Clone(k.history[len(k.history)-snapshotsToKeep:])
-	}
-	if len(k.history) < snapshotsToKeep {
-		return nil
-	}
-	for _, s := range c.log.Segments() {
-		if s.End == 0 || s.Live != 0 || k.needed(s) && !testhooks.ReuseSegmentEarly.On() {
-			continue
-		}
-		if err := c.log.Recycle(s.Base); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-func (k *checkpointer) needed(s log.SegmentInfo) bool {
+func (k *checkpointer) filesToKeep() (sequences []uint64) {
 	for _, f := range k.history {
-		if _, ok := f.segments[s.Base]; ok || s.End > f.replayStart[s.Stream] {
-			return true
-		}
+		sequences = append(sequences, f.files...)
 	}
-	return false
+	return sequences
+}
+
+// noteLogged books the update at p, which has just been published: before its
+// record is complete, as live and as a change of the page's slot (see pidSet).
+func (c *Cache) noteLogged(pid PID, p log.Position) {
+	c.log.Account(p, true)
+	if !c.options.InMemory {
+		yield(yieldWritten)
+		c.written.set(pid)
+	}
 }

@@ -147,16 +147,14 @@ func (c *Cache) cleanOnce() bool {
 	return done
 }
 
-// snapshotForSpace writes a page-table snapshot so that segments can go.
+// snapshotForSpace writes page-table snapshots so that segments can go. It
+// reports whether some went.
 func (c *Cache) snapshotForSpace() bool {
-	if c.log.Tail(log.Fresh) <= LSN(c.checkpoint.last.Load()) {
-		return false
-	}
-	if err := c.writeCheckpoint(); err != nil {
+	recycled, err := c.checkpointForSpace()
+	if err != nil && !errors.Is(err, errStopped) {
 		c.options.Logger.Error("pagecache: page-table snapshot for the cleaner failed", "error", err)
-		return false
 	}
-	return true
+	return err == nil && recycled > 0
 }
 
 func (c *Cache) cleanVictim(victim LSN) bool {
@@ -329,7 +327,7 @@ func (c *Cache) tryMoveFree(pid PID) (done, was bool, err error) {
 		c.dropNode(ref)
 		return false, true, nil
 	}
-	c.log.Account(p, true)
+	c.noteLogged(pid, p)
 	c.log.Account(f.position(), false)
 	r.Complete(c.clock.Load())
 	c.retireNode(g, word)

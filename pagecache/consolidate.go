@@ -320,7 +320,7 @@ func (c *Cache) tryPublishFolded(g epoch.Guard, slot *atomic.Uint64, v View, wor
 		return false, nil
 	}
 	if f.toLog {
-		c.log.Account(p, true)
+		c.noteLogged(v.pid, p)
 		if f.recovery != nil {
 			c.recovery.note(*f.recovery)
 		}

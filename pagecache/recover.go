@@ -66,6 +66,7 @@ func (c *Cache) recover() error {
 	}
 	for pid, p := range r.pages {
 		c.setRecovered(pid, p)
+		c.written.set(pid)
 		r.last = max(r.last, pid)
 	}
 	c.pids.next = r.last + 1
@@ -92,47 +93,75 @@ func (r *replay) loadSnapshot() (snapshot.Header, bool, error) {
 	for _, s := range c.log.Segments() {
 		have[snapshot.SegmentRef{Base: s.Base, Incarnation: s.Incarnation}] = true
 	}
-	accept := func(h snapshot.Header) error {
-		for s := range r.durable {
-			r.durable[s] = max(r.durable[s], h.DurableMark[s])
-		}
-		for _, s := range h.Segments {
-			if !have[s] {
-				return fmt.Errorf("segment %v of incarnation %d is missing: %w", s.Base, s.Incarnation, snapshot.ErrRefused)
+	k := &c.checkpoint
+	files, err := snapshot.List(c.options.FS, c.options.Dir)
+	if err != nil {
+		return snapshot.Header{}, false, err
+	}
+	if len(files) > 0 {
+		k.sequence = files[0].Sequence // that of a damaged file is not used again
+	}
+	sink := snapshot.Sink{
+		Seen: func(h snapshot.Header) {
+			for s := range r.durable {
+				r.durable[s] = max(r.durable[s], h.DurableMark[s])
 			}
-		}
-		c.forgetTable()
-		return nil
+		},
+		Passed: func(err error) { r.passed = append(r.passed, err) },
+		Accept: func(h snapshot.Header, files []snapshot.File) error {
+			for _, s := range h.Segments {
+				if !have[s] {
+					return fmt.Errorf("segment %v of incarnation %d is missing: %w", s.Base, s.Incarnation, snapshot.ErrRefused)
+				}
+			}
+			c.forgetTable()
+			k.begin(h, files)
+			return nil
+		},
+		Slot: func(file int, s snapshot.Slot) error {
+			if s.PID == 0 || s.PID >= maxPIDs {
+				return fmt.Errorf("pagecache: snapshot names page %d: %w", s.PID, ErrCorrupt)
+			}
+			if pids := k.chain[file].pids; pids != nil {
+				pids.set(s.PID)
+			}
+			page := replayed{free: s.State == snapshot.Free, stamp: s.Stamp, flags: s.Flags, version: s.Version, positions: s.Positions}
+			c.setRecovered(s.PID, &page)
+			return nil
+		},
 	}
-	var page replayed
-	slot := func(s snapshot.Slot) error {
-		if s.PID == 0 || s.PID >= maxPIDs {
-			return fmt.Errorf("pagecache: snapshot names page %d: %w", s.PID, ErrCorrupt)
-		}
-		page = replayed{free: s.State == snapshot.Free, stamp: s.Stamp, flags: s.Flags, version: s.Version, positions: s.Positions}
-		c.setRecovered(s.PID, &page)
-		return nil
-	}
-	h, found, err := snapshot.Load(c.options.FS, c.options.Dir, c.log.StoreID(), c.options.Logger, accept, slot,
-		func(err error) { r.passed = append(r.passed, err) })
+	h, found, err := snapshot.Load(c.options.FS, c.options.Dir, c.log.StoreID(), c.options.Logger, sink)
 	if err != nil {
 		return h, found, err
 	}
 	if !found {
 		c.forgetTable() // of a snapshot that proved unreadable half-way
+		k.chain, k.history = nil, nil
 		return h, false, nil
 	}
-	facts := snapshotFacts{replayStart: h.ReplayStart, segments: make(map[LSN]struct{})}
-	for _, s := range h.Segments {
-		facts.segments[s.Base] = struct{}{}
-	}
-	c.checkpoint.sequence = h.Sequence
-	c.checkpoint.history = []snapshotFacts{facts}
 	r.last, r.clock = h.MaxPID, h.Clock
 	for _, s := range h.Recovery {
 		c.recovery.note(Recovery(s))
 	}
 	return h, true, nil
+}
+
+// begin takes a loaded snapshot for the newest.
+func (k *checkpointer) begin(h snapshot.Header, files []snapshot.File) {
+	facts := snapshotFacts{replayStart: h.ReplayStart, segments: make(map[LSN]struct{})}
+	for _, s := range h.Segments {
+		facts.segments[s.Base] = struct{}{}
+	}
+	k.chain = nil
+	for i, f := range files {
+		file := chainFile{File: f}
+		if i > 0 {
+			file.pids = &pidSet{}
+		}
+		k.chain = append(k.chain, file)
+		facts.files = append(facts.files, f.Sequence)
+	}
+	k.history = []snapshotFacts{facts}
 }
 
 // apply replays one update.

@@ -49,7 +49,7 @@ type tableChunk [tableChunkSlots]atomic.Uint64
 // Whoever holds a replaced head reads the page as it stood at its load, and its
 // own compare-and-swap fails.
 type table struct {
-	// Atomic. The slice is replaced, never changed, when the table grows.
+	// Atomic. The list only grows; an element does not change.
 	chunks atomic.Pointer[[]*tableChunk]
 
 	// Immutable after Open.
@@ -90,7 +90,9 @@ func (t *table) reach(pid PID) *atomic.Uint64 {
 			chunk[i].Store(0)
 		}
 		t.refs = append(t.refs, ref)
-		chunks = append(chunks[:len(chunks):len(chunks)], chunk)
+		// In place where there is room: who has loaded the shorter list does
+		// not look behind its end.
+		chunks = append(chunks, chunk)
 	}
 	t.chunks.Store(&chunks)
 	return t.slot(pid)

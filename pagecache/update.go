@@ -513,16 +513,17 @@ func (u *Update) account() {
 	c := u.c
 	for i := range u.ops {
 		o := &u.ops[i]
+		pid := u.targets[o.target].pid
 		switch h := c.headerAt(o.node); h.kind {
 		case nodeDelta:
-			c.log.Account(c.deltaAt(o.node).position(), true)
+			c.noteLogged(pid, c.deltaAt(o.node).position())
 		case nodeBase:
-			c.log.Account(c.bottomAt(o.node).position(0), true)
+			c.noteLogged(pid, c.bottomAt(o.node).position(0))
 			if o.recovery != nil {
 				c.recovery.note(*o.recovery)
 			}
 		case nodeFree:
-			c.log.Account(c.freeAt(o.node).position(), true)
+			c.noteLogged(pid, c.freeAt(o.node).position())
 		}
 	}
 	for i := range u.targets {

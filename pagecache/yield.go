@@ -20,6 +20,7 @@ const (
 	yieldLoadRead
 	yieldLoadPublish
 	yieldCheckpointSlot
+	yieldWritten
 	yieldSpin // waiting for what another goroutine is about to do
 )
 

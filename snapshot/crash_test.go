@@ -27,7 +27,7 @@ func TestCrashAnywhere(t *testing.T) {
 		})
 		require.NoError(t, write(fault, headerOf(2), slots[2]))
 		committed := fault.Count()
-		require.NoError(t, RemoveOlder(fault, testDir, 1))
+		require.NoError(t, RemoveOthers(fault, testDir, []uint64{2}))
 		if len(clones) == 0 {
 			require.Greater(t, crashAt, int64(8), "operations")
 			return
@@ -75,7 +75,7 @@ func TestFailAnywhere(t *testing.T) {
 			require.EqualValues(t, 1, got.header.Sequence)
 		}
 		require.NoError(t, write(fs, headerOf(3), slots))
-		require.NoError(t, RemoveOlder(fs, testDir, 1))
+		require.NoError(t, RemoveOthers(fs, testDir, []uint64{3}))
 		names, err := fs.ReadDir(testDir)
 		require.NoError(t, err)
 		require.Equal(t, []string{"0000000000000003.snap"}, names)

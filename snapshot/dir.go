@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io/fs"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -71,30 +72,29 @@ func readDir(fsys vfs.FS, dir string) ([]string, error) {
 	return names, nil
 }
 
-// RemoveOlder removes all but the newest keep snapshots, and what unfinished
-// ones have left. It does not make the removals durable: what comes back after a
-// crash is removed next time.
+// RemoveOthers removes all snapshot files but those with a sequence in keep, and
+// what unfinished ones have left. It does not make the removals durable: what
+// comes back after a crash is removed next time.
 //
 // REQUIRES: the newest one was committed, no Writer is at work, and nothing
-// needs the older ones: a log segment they refer to may go only after them.
-func RemoveOlder(fsys vfs.FS, dir string, keep int) error {
-	infos, err := List(fsys, dir)
+// needs the others: no kept one builds on them, and a log segment they refer to
+// may go only after them.
+func RemoveOthers(fsys vfs.FS, dir string, keep []uint64) error {
+	names, err := readDir(fsys, dir)
 	if err != nil {
 		return err
 	}
 	var errs []error
-	for _, info := range infos[min(max(keep, 1), len(infos)):] {
-		errs = append(errs, fsys.Remove(info.Name))
-	}
-	names, err := readDir(fsys, dir)
-	errs = append(errs, err)
 	for _, name := range names {
+		if sequence, ok := parseName(name, suffix); ok && !slices.Contains(keep, sequence) {
+			errs = append(errs, fsys.Remove(fileName(dir, sequence, suffix)))
+		}
 		if sequence, ok := parseName(name, tempSuffix); ok {
 			errs = append(errs, fsys.Remove(fileName(dir, sequence, tempSuffix)))
 		}
 	}
 	if err := errors.Join(errs...); err != nil {
-		return fmt.Errorf("snapshot: remove older: %w", err)
+		return fmt.Errorf("snapshot: remove others: %w", err)
 	}
 	return nil
 }

@@ -9,11 +9,11 @@ import (
 	"github.com/pulkdb/db/log"
 )
 
-// A file is a header, frames of kind slots, and one frame of kind footer that
-// ends with the file.
+// A file is a header, frames of kind slots, one frame of kind footer, and a
+// trailer that says where the footer is.
 
 const (
-	formatVersion = 1
+	formatVersion = 2
 	knownFeatures = uint64(0)
 
 	// Slots are gathered into chunks of about this many bytes.
@@ -38,7 +38,8 @@ var (
 	errValue    = errors.New("value out of range")
 	errStore    = errors.New("belongs to another store")
 	errSequence = errors.New("sequence is not that of the file's name")
-	errTail     = errors.New("bytes behind the footer")
+	errTail     = errors.New("footer is not where the trailer says")
+	errParent   = errors.New("the snapshot that this one builds on is another")
 	errFrame    = errors.New("invalid frame")
 	errCount    = errors.New("number of slots is not what the footer says")
 )
@@ -47,7 +48,7 @@ var (
 //
 //	Offset  Size  Field        Meaning
 //	     0     8  magic        "pulksnp\n"
-//	     8     4  version      of the format: 1
+//	     8     4  version      of the format: 2
 //	    12     4  size         bytes of the header: 128
 //	    16    16  store id     of the STORE file
 //	    32     8  incarnation  of the Open that wrote it
@@ -56,7 +57,10 @@ var (
 //	    56     4  codec        1: frames may be compressed with zstd
 //	    60     4  key          0: not encrypted
 //	    64     8  sequence     as in the file's name
-//	    72    52  zero
+//	    72     8  parent       sequence of the snapshot that this one is a difference to
+//	    80     8  parent       its incarnation
+//	    88     4  parent       its checksum, that of its footer; all three 0: a base
+//	    92    32  zero
 //	   124     4  crc          CRC-32C of bytes 0 to 123; all other checksums go on from it
 const headerBytes = 128
 
@@ -70,6 +74,9 @@ func appendHeader(dst []byte, id Identity) []byte {
 	le.PutUint64(p[32:], id.Incarnation)
 	le.PutUint32(p[56:], codecZstd)
 	le.PutUint64(p[64:], id.Sequence)
+	le.PutUint64(p[72:], id.Parent.Sequence)
+	le.PutUint64(p[80:], id.Parent.Incarnation)
+	le.PutUint32(p[88:], id.Parent.Checksum)
 	le.PutUint32(p[124:], crc32.Checksum(p[:124], castagnoli))
 	return append(dst, p[:]...)
 }
@@ -101,6 +108,7 @@ func decodeHeader(p []byte) (id Identity, seed uint32, err error) {
 		StoreID:     [16]byte(p[16:32]),
 		Incarnation: le.Uint64(p[32:]),
 		Sequence:    le.Uint64(p[64:]),
+		Parent:      Link{le.Uint64(p[72:]), le.Uint64(p[80:]), le.Uint32(p[88:])},
 	}
 	return id, seed, nil
 }
@@ -117,7 +125,7 @@ const (
 // A frame is a header and a payload.
 //
 //	Offset  Size  Field      Meaning
-//	     0     4  crc        CRC-32C of bytes 4 to 31 and the payload, going on from the file header's
+//	     0     4  crc        CRC-32C of bytes 4 to 39 and the payload, going on from the file header's
 //	     4     1  kind       1 slots, 2 footer
 //	     5     1  codec      of the payload: 0 as it is, 1 zstd
 //	     6     2  zero
@@ -126,15 +134,16 @@ const (
 //	    16     4  index      counts the frames of the file, from 0
 //	    20     4  count      slots in the payload; 0 in a footer
 //	    24     8  first PID  of the payload; 0 in a footer
-//	    32     .  payload
-const frameBytes = 32
+//	    32     8  last PID   of the payload; 0 in a footer
+//	    40     .  payload
+const frameBytes = 40
 
 type frame struct {
 	kind, codec uint8
 	stored, raw uint32
 	index       uint32
 	count       uint32
-	first       log.PID
+	first, last log.PID
 }
 
 // putFrame writes f's header into p, which has the payload behind it.
@@ -147,6 +156,7 @@ func putFrame(p []byte, f frame, seed uint32) {
 	le.PutUint32(p[16:], f.index)
 	le.PutUint32(p[20:], f.count)
 	le.PutUint64(p[24:], uint64(f.first))
+	le.PutUint64(p[32:], uint64(f.last))
 	le.PutUint32(p, crc32.Update(seed, castagnoli, p[4:frameBytes+int(f.stored)]))
 }
 
@@ -159,7 +169,7 @@ func decodeFrame(p []byte) (frame, error) {
 		kind: p[4], codec: p[5],
 		stored: le.Uint32(p[8:]), raw: le.Uint32(p[12:]),
 		index: le.Uint32(p[16:]), count: le.Uint32(p[20:]),
-		first: log.PID(le.Uint64(p[24:])),
+		first: log.PID(le.Uint64(p[24:])), last: log.PID(le.Uint64(p[32:])),
 	}
 	limit := uint32(maxChunkBytes)
 	if f.kind == kindFooter {
@@ -167,7 +177,7 @@ func decodeFrame(p []byte) (frame, error) {
 	}
 	ok := f.kind == kindSlots || f.kind == kindFooter
 	ok = ok && (f.codec == codecZstd || f.codec == codecNone && f.stored == f.raw)
-	ok = ok && f.raw <= limit && f.stored <= f.raw && f.count <= f.raw
+	ok = ok && f.raw <= limit && f.stored <= f.raw && f.count <= f.raw && f.first <= f.last
 	if !ok {
 		return f, errFrame
 	}
@@ -180,6 +190,36 @@ func checkFrame(p []byte, seed uint32) error {
 		return errChecksum
 	}
 	return nil
+}
+
+// The trailer. A reader finds the footer by it without reading the slots.
+//
+//	Offset  Size  Field   Meaning
+//	     0     8  footer  offset in the file of the footer's frame, which ends where the trailer begins
+//	     8     4  zero
+//	    12     4  crc     CRC-32C of bytes 0 to 11, going on from the file header's
+const trailerBytes = 16
+
+func appendTrailer(dst []byte, footer int64, seed uint32) []byte {
+	var p [trailerBytes]byte
+	le := binary.LittleEndian
+	le.PutUint64(p[:], uint64(footer))
+	le.PutUint32(p[12:], crc32.Update(seed, castagnoli, p[:12]))
+	return append(dst, p[:]...)
+}
+
+// decodeTrailer returns the offset of the footer's frame.
+// REQUIRES: len(p) >= trailerBytes.
+func decodeTrailer(p []byte, seed uint32) (footer int64, err error) {
+	le := binary.LittleEndian
+	if le.Uint32(p[12:]) != crc32.Update(seed, castagnoli, p[:12]) {
+		return 0, errChecksum
+	}
+	offset := le.Uint64(p)
+	if offset > 1<<62 || le.Uint32(p[8:]) != 0 {
+		return 0, errTail
+	}
+	return int64(offset), nil
 }
 
 // A slot, within a chunk. u is an unsigned varint, z a zigzag varint of a

@@ -119,7 +119,7 @@ func TestHugeCountsAreRefused(t *testing.T) {
 
 func TestUnknownVersionIsNotDamage(t *testing.T) {
 	for name, change := range map[string]func(p []byte){
-		"version":  func(p []byte) { p[8] = 2 },
+		"version":  func(p []byte) { p[8] = 3 },
 		"required": func(p []byte) { p[40] = 1 },
 		"codec":    func(p []byte) { p[56] = 9 },
 		"key":      func(p []byte) { p[60] = 1 },

@@ -2,16 +2,23 @@ package snapshot
 
 import (
 	"fmt"
+	"maps"
 	"reflect"
+	"slices"
 	"testing"
 
 	"github.com/pulkdb/db/internal/crashtest"
 	"github.com/pulkdb/db/internal/vfs"
+	"github.com/pulkdb/db/log"
 )
 
-// A crashStore is a directory of snapshots; a step commits one more and removes
-// those before the last two.
-type crashStore struct{ fs vfs.FS }
+// A crashStore is a directory of snapshots; a step commits one more, in two of
+// three cases a difference, and removes what the last two do not need.
+type crashStore struct {
+	fs    vfs.FS
+	chain []File // of the newest
+	keep  []File // that the one before needs beside
+}
 
 func openCrashStore(fs vfs.FS) (crashtest.Store, error) {
 	if err := fs.MkdirAll(testDir); err != nil {
@@ -23,17 +30,51 @@ func openCrashStore(fs vfs.FS) (crashtest.Store, error) {
 			return nil, err
 		}
 	}
-	return &crashStore{fs}, nil
+	c := &crashStore{fs: fs}
+	got, err := load(fs)
+	if got.warned > 0 {
+		err = fmt.Errorf("%d snapshots were passed over: %w", got.warned, crashtest.ErrInjected)
+	}
+	c.chain = got.files
+	return c, err
 }
 
 func plannedSlots(s crashtest.Step) []Slot { return randomSlots(int(s.Seed%80), 2, s.Seed) }
 
+// composed is what the given files hold, each written by the step of its
+// sequence.
+func composed(steps []crashtest.Step, files []File) []Slot {
+	slots := map[log.PID]Slot{}
+	for _, f := range files {
+		for _, slot := range plannedSlots(steps[f.Sequence-1]) {
+			slots[slot.PID] = slot
+		}
+	}
+	var all []Slot
+	for _, pid := range slices.Sorted(maps.Keys(slots)) {
+		all = append(all, slots[pid])
+	}
+	return all
+}
+
 func (c *crashStore) Step(steps []crashtest.Step) (func(crashtest.Step) bool, error) {
 	s := steps[len(steps)-1]
-	if err := write(c.fs, headerOf(uint64(s.Number+1)), plannedSlots(s)); err != nil {
+	h := headerOf(uint64(s.Number + 1))
+	chain := []File(nil)
+	if len(c.chain) > 0 && s.Seed%3 != 0 {
+		chain = slices.Clone(c.chain)
+		h.Parent = chain[len(chain)-1].Link
+	}
+	f, err := writeFile(c.fs, h, plannedSlots(s))
+	if err != nil {
 		return nil, err
 	}
-	return crashtest.All, RemoveOlder(c.fs, testDir, 2)
+	c.keep, c.chain = c.chain, append(chain, f)
+	var keep []uint64
+	for _, f := range append(slices.Clone(c.keep), c.chain...) {
+		keep = append(keep, f.Sequence)
+	}
+	return crashtest.All, RemoveOthers(c.fs, testDir, keep)
 }
 
 func (c *crashStore) Find(steps []crashtest.Step) ([]crashtest.Step, error) {
@@ -52,7 +93,7 @@ func (c *crashStore) Find(steps []crashtest.Step) ([]crashtest.Step, error) {
 	switch {
 	case n > len(steps):
 		return nil, fmt.Errorf("snapshot %d was never written", n)
-	case n > 0 && !(len(got.slots) == 0 && len(plannedSlots(steps[n-1])) == 0) && !reflect.DeepEqual(got.slots, plannedSlots(steps[n-1])):
+	case n > 0 && !reflect.DeepEqual(got.slots, composed(steps, got.files)):
 		return nil, fmt.Errorf("snapshot %d has other slots", n)
 	}
 	for _, s := range steps[n:] {

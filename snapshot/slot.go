@@ -78,9 +78,26 @@ type Identity struct {
 	StoreID     [16]byte
 	Incarnation uint64 // of the writing Open
 	Sequence    uint64 // counts snapshots of a store; the file's name
+	Parent      Link   // the snapshot that this one is a difference to; zero: a base
 }
 
-// A Header holds the facts of a snapshot beside its slots.
+// A Link names one committed snapshot, so that another file of the same sequence
+// does not pass for it.
+type Link struct {
+	Sequence    uint64
+	Incarnation uint64
+	Checksum    uint32 // of the footer
+}
+
+// A File is one of the files that a snapshot is composed of.
+type File struct {
+	Link
+	Bytes int64
+	Slots uint64
+}
+
+// A Header holds the facts of a snapshot beside its slots. They are those of the
+// whole snapshot, in a difference too.
 type Header struct {
 	Identity
 	ReplayStart log.Marks // replay from here brings the slots up to date

@@ -6,9 +6,11 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"math/rand/v2"
 	"os"
 	"slices"
+	"sync"
 	"testing"
 
 	"github.com/pulkdb/db/internal/vfs"
@@ -64,17 +66,24 @@ func randomSlots(n, positions int, seed uint64) []Slot {
 }
 
 func write(fs vfs.FS, h Header, slots []Slot) error {
+	_, err := writeFile(fs, h, slots)
+	return err
+}
+
+// writeFile is write, and says what a difference needs to build on the file.
+func writeFile(fs vfs.FS, h Header, slots []Slot) (File, error) {
 	w, err := Create(fs, testDir, h.Identity)
 	if err != nil {
-		return err
+		return File{}, err
 	}
 	for _, s := range slots {
 		if err := w.Add(s); err != nil {
 			w.Discard()
-			return err
+			return File{}, err
 		}
 	}
-	return w.Commit(h)
+	err = w.Commit(h)
+	return w.File(), err
 }
 
 // headerOf returns a header whose facts differ for each sequence.
@@ -87,6 +96,7 @@ func headerOf(sequence uint64) Header {
 
 type loaded struct {
 	header Header
+	files  []File
 	slots  []Slot
 	found  bool
 	warned int
@@ -96,18 +106,29 @@ func load(fs vfs.FS) (loaded, error) {
 	var l loaded
 	var text bytes.Buffer
 	logger := slog.New(slog.NewTextHandler(&text, nil))
+	var mu sync.Mutex
+	slots := map[log.PID]Slot{}
 	var err error
-	l.header, l.found, err = Load(fs, testDir, testStore, logger,
-		func(Header) error { l.slots = nil; return nil },
-		func(s Slot) error {
+	l.header, l.found, err = Load(fs, testDir, testStore, logger, Sink{
+		Accept: func(_ Header, files []File) error {
+			clear(slots)
+			l.files = files
+			return nil
+		},
+		Slot: func(_ int, s Slot) error {
 			s.Positions = slices.Clone(s.Positions)
 			if len(s.Positions) == 0 {
 				s.Positions = nil
 			}
-			l.slots = append(l.slots, s)
+			mu.Lock()
+			defer mu.Unlock()
+			slots[s.PID] = s
 			return nil
-		})
+		}})
 	l.warned = bytes.Count(text.Bytes(), []byte("level=WARN"))
+	for _, pid := range slices.Sorted(maps.Keys(slots)) {
+		l.slots = append(l.slots, slots[pid])
+	}
 	return l, err
 }
 
@@ -206,22 +227,22 @@ func TestRefusedAndFatal(t *testing.T) {
 	for sequence := range uint64(3) {
 		require.NoError(t, write(fs, headerOf(sequence+1), randomSlots(5, 3, sequence)))
 	}
-	accept := func(h Header) error {
+	accept := func(h Header, _ []File) error {
 		if h.Sequence > 1 {
 			return fmt.Errorf("segment is gone: %w", ErrRefused)
 		}
 		return nil
 	}
-	h, found, err := Load(fs, testDir, testStore, nil, accept, nil)
+	h, found, err := Load(fs, testDir, testStore, nil, Sink{Accept: accept})
 	require.NoError(t, err)
 	require.True(t, found)
 	require.EqualValues(t, 1, h.Sequence)
 
 	fatal := errors.New("out of memory")
-	_, found, err = Load(fs, testDir, testStore, nil, func(Header) error { return fatal }, nil)
+	_, found, err = Load(fs, testDir, testStore, nil, Sink{Accept: func(Header, []File) error { return fatal }})
 	require.Equal(t, fatal, err)
 	require.False(t, found)
-	_, found, err = Load(fs, testDir, testStore, nil, nil, func(Slot) error { return fatal })
+	_, found, err = Load(fs, testDir, testStore, nil, Sink{Slot: func(int, Slot) error { return fatal }})
 	require.Equal(t, fatal, err)
 	require.False(t, found)
 }
@@ -255,7 +276,7 @@ func TestFutureVersionIsNotSkipped(t *testing.T) {
 	require.False(t, got.found)
 }
 
-func TestRemoveOlder(t *testing.T) {
+func TestRemoveOthers(t *testing.T) {
 	fs := newFS(t)
 	for sequence := range uint64(5) {
 		require.NoError(t, write(fs, headerOf(sequence), nil))
@@ -266,11 +287,11 @@ func TestRemoveOlder(t *testing.T) {
 	other, err := fs.OpenFile(testDir+"/STORE", os.O_CREATE|os.O_RDWR, 0o644)
 	require.NoError(t, err)
 	require.NoError(t, other.Close())
-	require.NoError(t, RemoveOlder(fs, testDir, 2))
+	require.NoError(t, RemoveOthers(fs, testDir, []uint64{3, 4}))
 	names, err := fs.ReadDir(testDir)
 	require.NoError(t, err)
 	require.ElementsMatch(t, []string{"0000000000000003.snap", "0000000000000004.snap", "STORE"}, names)
-	require.NoError(t, RemoveOlder(fs, testDir, 0), "the newest always stays")
+	require.NoError(t, RemoveOthers(fs, testDir, []uint64{4}))
 	got, err := load(fs)
 	require.NoError(t, err)
 	require.EqualValues(t, 4, got.header.Sequence)

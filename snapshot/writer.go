@@ -1,6 +1,7 @@
 package snapshot
 
 import (
+	"encoding/binary"
 	"fmt"
 	"os"
 
@@ -34,13 +35,18 @@ type Writer struct {
 	coder   slotCoder
 	scratch []byte // a frame to be written
 
-	frames uint64
-	slots  uint64
-	last   log.PID
+	frames   uint64
+	slots    uint64
+	last     log.PID
+	checksum uint32 // of the footer, when it is written
 }
 
 // Create begins a snapshot in dir, which must exist. The file gets its name only
 // at Commit (S1); one of the same sequence is replaced then.
+//
+// With id.Parent the snapshot is a difference: it consists of the slots of its
+// parent, which must be committed and of a lower sequence, and of those added,
+// which take the place of the parent's.
 func Create(fsys vfs.FS, dir string, id Identity) (*Writer, error) {
 	encoder, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedFastest),
 		zstd.WithEncoderConcurrency(1), zstd.WithEncoderCRC(false), zstd.WithWindowSize(256<<10))
@@ -104,7 +110,7 @@ func (w *Writer) flushChunk() error {
 	if w.count == 0 {
 		return nil
 	}
-	err := w.writeFrame(frame{kind: kindSlots, count: w.count, first: w.first}, w.chunk)
+	err := w.writeFrame(frame{kind: kindSlots, count: w.count, first: w.first, last: w.last}, w.chunk)
 	w.chunk, w.count = w.chunk[:0], 0
 	return err
 }
@@ -174,7 +180,12 @@ func (w *Writer) Commit(h Header) (err error) {
 	if len(end) > maxFooterBytes {
 		return fmt.Errorf("%w: footer of %d bytes", ErrSlot, len(end))
 	}
+	at := w.offset
 	if err := w.writeFrame(frame{kind: kindFooter}, end); err != nil {
+		return err
+	}
+	w.checksum = binary.LittleEndian.Uint32(w.scratch)
+	if err := w.write(appendTrailer(nil, at, w.seed)); err != nil {
 		return err
 	}
 	if err := w.file.Sync(); err != nil {
@@ -194,6 +205,12 @@ func (w *Writer) Commit(h Header) (err error) {
 		return fmt.Errorf("snapshot: sync directory: %w", err)
 	}
 	return nil
+}
+
+// File describes the file, after Commit has succeeded.
+func (w *Writer) File() File {
+	link := Link{Sequence: w.identity.Sequence, Incarnation: w.identity.Incarnation, Checksum: w.checksum}
+	return File{Link: link, Bytes: w.offset, Slots: w.slots}
 }
 
 // Bytes is what was written to the file so far.

@@ -50,6 +50,8 @@ const (
 	CleanerLost
 
 	SnapshotWhileWriting
+	SnapshotDifference
+	SnapshotMerge
 	SnapshotFallback
 	RecoverWithSnapshot
 	RecoverWithoutSnapshot
@@ -86,6 +88,8 @@ var names = [numPaths]string{
 	Cleaned:                "Cleaned",
 	CleanerLost:            "CleanerLost",
 	SnapshotWhileWriting:   "SnapshotWhileWriting",
+	SnapshotDifference:     "SnapshotDifference",
+	SnapshotMerge:          "SnapshotMerge",
 	SnapshotFallback:       "SnapshotFallback",
 	RecoverWithSnapshot:    "RecoverWithSnapshot",
 	RecoverWithoutSnapshot: "RecoverWithoutSnapshot",
