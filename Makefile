@@ -41,6 +41,8 @@ scanhits: ; $(GO) run ./cmd/measure -keys 1000000 -cache 14 -writers 1 -time 10s
 # Comparisons with other stores: see go doc ./bench. BENCHTAGS=lmdb adds LMDB, which needs cgo and its library.
 bench-compare: ; cd bench && for k in 1000000 10000000; do $(GO) run -tags "$(BENCHTAGS)" . -keys $$k -write results-$$k.json -svg chart-$$k.svg $(BENCH) || exit 1; done
 bench-small: ; cd bench && $(GO) vet . && $(GO) test -count=1 . && $(GO) run . -keys 10000 -seconds 0.02 -rounds 1 -one
+# A value of 1 GiB in a store with a cache of 64 MiB: see go doc ./cmd/gigabyte.
+gigabyte: ; $(GO) run ./cmd/gigabyte $(GIGABYTE)
 quickstart: ; d=$$(mktemp -d) && $(GO) run ./examples/quickstart -dir $$d/store && $(GO) run ./examples/quickstart -dir $$d/store; s=$$?; rm -rf $$d; exit $$s
 
-.PHONY: all test race crash powerloss golden planted soak-crash fuzz lint cross bench million serial bank interleave metamorphic churn held measure measure-1k measure-64k measure-small reopen cycles stall scanhits bench-compare bench-small quickstart
+.PHONY: all test race crash powerloss golden planted soak-crash fuzz lint cross bench million serial bank interleave metamorphic churn held measure measure-1k measure-64k measure-small reopen cycles stall scanhits bench-compare bench-small gigabyte quickstart
