@@ -58,8 +58,7 @@ func requirePaths() int {
 	return 0
 }
 
-// notHere are the paths that no call of this package leads to with certainty:
-// there are no joins in this version; a split posts its separators itself, and
+// notHere are the paths that no call of this package leads to with certainty: a split posts its separators itself, and
 // package tree's tests force the case that it does not; and the writer bit ends a
 // race that package pagecache's tests stage.
-var notHere = []string{"JoinLeaf", "JoinInner", "FinishSplit", "WriterBitFallback"}
+var notHere = []string{"FinishSplit", "WriterBitFallback"}

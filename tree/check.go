@@ -3,12 +3,14 @@ package tree
 import (
 	"bytes"
 	"fmt"
+
+	"github.com/pulkdb/db/pagecache"
 )
 
 // Check walks the whole tree and returns the first contradiction: on every level
 // the fences tile the key space, siblings follow one another, keys are in order
 // and within their fences, every child begins at its separator, and every chunk
-// of a large value is as its entry says. Writers may go on meanwhile.
+// of a large value is as its entry says. Writers may go on meanwhile; joins wait.
 func (t *Tree) Check() error {
 	if err := t.readable(); err != nil {
 		if err == ErrNotFound {
@@ -16,6 +18,8 @@ func (t *Tree) Check() error {
 		}
 		return err
 	}
+	t.joiner.mu.Lock()
+	defer t.joiner.mu.Unlock()
 	children := map[PID][]byte{}
 	pid := t.root.Load().pid
 	n, err := t.merged(pid)
@@ -125,4 +129,12 @@ func (t *Tree) tryMerged(pid PID) (node, error) {
 	m := newMerger()
 	defer m.release()
 	return m.mergeView(v, folder{})
+}
+
+// viewError gives ErrGone its meaning for a page that another one refers to.
+func (t *Tree) viewError(pid PID, err error) error {
+	if err == pagecache.ErrGone {
+		return fmt.Errorf("%w: page %d is referred to and free", ErrCorrupt, pid)
+	}
+	return err
 }

@@ -250,10 +250,6 @@ func (c *commit) try() (r pagecache.Result, absent PID, err error) {
 	}
 	c.written, c.appends = c.written[:0], 0
 	x, hint := cursor{}, 0
-	// The leaf acquired last, and what led to it. If that leads to the next one too, a
-	// split has come between, and the way goes on from there: to begin at the scouted
-	// leaf again might be to wait for one that lies left of those held (T6).
-	last, lastHint := PID(0), -1
 	for {
 		key, ok := c.next(&x)
 		if !ok {
@@ -265,16 +261,11 @@ func (c *commit) try() (r pagecache.Result, absent PID, err error) {
 		for hint+1 < len(c.scouted) && bytes.Compare(c.scouted[hint+1].start, key) <= 0 {
 			hint++
 		}
-		from := c.scouted[hint].pid
-		if hint == lastHint {
-			from = last
-		}
-		o, absent, err := c.acquire(u, &c.scouted[hint], from, key, x)
+		o, absent, err := c.acquire(u, &c.scouted[hint], key, x)
 		if err != nil || absent != 0 {
 			return r, absent, err
 		}
 		yield(yieldBatchOwned)
-		last, lastHint = o.view.PID(), hint
 		c.append(u, &o, fromFence)
 		x = o.share.to
 	}
@@ -307,11 +298,47 @@ type ownedLeaf struct {
 	share share
 }
 
-// acquire takes the leaf of key, to which page from or nodes right of it lead, and
-// validates its share of the reads. absent is a page that has to be loaded first.
-func (c *commit) acquire(u *pagecache.Update, seen *scoutedLeaf, from PID, key []byte, x cursor) (o ownedLeaf, absent PID, err error) {
-	for pid := from; ; {
-		p, held, err := c.t.own(u, pid, key)
+// leafOf returns the page where the way to the leaf of key begins: the scouted one
+// if that is as it was, else where the walk from the root comes to. It is never left
+// of a leaf that the commit holds, so that nobody waits in the wrong order (T6): a
+// walk may end at the left part of a split whose separators are not there yet, and a
+// leaf that is held is not being split. absent is a page that has to be loaded
+// first.
+//
+// A scouted PID may have been freed and used again since. One that is found under
+// the Update's guard, which the caller holds, may be freed and not used again.
+func (c *commit) leafOf(seen *scoutedLeaf, key []byte) (pid, absent PID, err error) {
+	g := c.t.cache.Pin()
+	defer g.Unpin()
+	v, err := c.t.cache.View(g, seen.pid)
+	if err == nil && v.Version() == seen.version && bytes.Compare(seen.start, key) <= 0 && (seen.last || bytes.Compare(key, seen.hi) < 0) {
+		return seen.pid, 0, nil
+	}
+	p, err := c.t.descend(g, 0, &seek{key: key}, 0)
+	switch {
+	case err != nil:
+		return 0, 0, err
+	case p.absent != 0 && p.level != 0:
+		return 0, p.absent, nil
+	}
+	return p.view.PID(), 0, nil
+}
+
+// acquire takes the leaf of key and validates its share of the reads. absent is a
+// page that has to be loaded first.
+func (c *commit) acquire(u *pagecache.Update, seen *scoutedLeaf, key []byte, x cursor) (o ownedLeaf, absent PID, err error) {
+	pid, absent, err := c.leafOf(seen, key)
+	if err != nil || absent != 0 {
+		return o, absent, err
+	}
+	for {
+		p, held, err := c.t.own(u, pid, &seek{key: key}, 0)
+		if err == errStale {
+			if pid, absent, err = c.leafOf(seen, key); err == nil && absent == 0 {
+				continue
+			}
+			return o, absent, err
+		}
 		if err != nil {
 			return o, 0, err
 		}

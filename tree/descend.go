@@ -2,6 +2,7 @@ package tree
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 
 	"github.com/pulkdb/db/internal/epoch"
@@ -83,18 +84,73 @@ func (s *seek) childIn(d delta) (change, bool) {
 	return d.floor(s.key, s.strict)
 }
 
-// descend walks from page pid, or the root if that is 0, to the node of the
-// level that s wants (T2). It does no I/O: see place.absent.
-func (t *Tree) descend(g epoch.Guard, pid PID, s *seek, level int) (p place, err error) {
-	if pid == 0 {
+// errStale says that a page was joined away, or was none of the tree's any more,
+// between two looks: the walk begins at the root again.
+var errStale = errors.New("tree: page was joined away")
+
+func ignoreStale(err error) error {
+	if err == errStale {
+		return nil
+	}
+	return err
+}
+
+// staleTriesMax is how often a walk meets a page that has just gone before that is
+// damage: each time another join must have come between.
+const staleTriesMax = 10000
+
+// descend walks from the root to the node of the level that s wants (T2), or from
+// page hint, if that is not 0 and is still on the way there (T3). It does no I/O:
+// see place.absent.
+func (t *Tree) descend(g epoch.Guard, hint PID, s *seek, level int) (p place, err error) {
+	for try := 0; ; try++ {
+		p, err = t.walk(g, hint, s, level)
+		if err != errStale {
+			return p, err
+		}
+		if hint == 0 && try > staleTriesMax {
+			return p, fmt.Errorf("%w: page %d is referred to and free", ErrCorrupt, p.absent)
+		}
+		hint = 0
+		if try > 0 {
+			spin()
+		}
+	}
+}
+
+// leads reports whether page hint, as v shows it, is a node on the way to what s
+// wants.
+func (s *seek) leads(v pagecache.View, level int) bool {
+	if !v.Resident() {
+		return false
+	}
+	n, err := asNode(v.Base())
+	if err != nil || n.level() < level {
+		return false
+	}
+	c := bytes.Compare(n.lo(), s.key)
+	return s.last || c < 0 || c == 0 && !s.strict
+}
+
+// walk is one try of descend. With errStale, p.absent is the page that was gone.
+func (t *Tree) walk(g epoch.Guard, hint PID, s *seek, level int) (p place, err error) {
+	pid := hint
+	if hint == 0 {
 		pid = t.root.Load().pid
 	}
 	p.level = levelUnknown
 	for {
 		v, err := t.view(g, pid, s)
-		if err != nil {
-			return p, t.viewError(pid, err)
+		if err == pagecache.ErrGone {
+			return place{absent: pid}, errStale
 		}
+		if err != nil {
+			return p, err
+		}
+		if hint != 0 && !s.leads(v, level) {
+			return place{absent: pid}, errStale
+		}
+		hint = 0
 		if !v.Resident() {
 			p.absent, p.view = pid, v
 			return p, nil
@@ -144,15 +200,6 @@ func (t *Tree) view(g epoch.Guard, pid PID, s *seek) (pagecache.View, error) {
 	return t.cache.View(g, pid)
 }
 
-// viewError gives ErrGone its meaning here: a node is never freed while another
-// refers to it (T3).
-func (t *Tree) viewError(pid PID, err error) error {
-	if err == pagecache.ErrGone {
-		return fmt.Errorf("%w: page %d is referred to and free", ErrCorrupt, pid)
-	}
-	return err
-}
-
 // locate descends as often as it takes to load what is missing, and returns the
 // guard under which the place is valid. On error no guard is held.
 func (t *Tree) locate(from PID, s *seek, level int) (epoch.Guard, place, error) {
@@ -190,8 +237,15 @@ func (t *Tree) load(pid PID, scan bool) error {
 	if err != nil || !v.Resident() {
 		return nil // the next View says what is the matter
 	}
-	if err := node(v.Base()).validate(); err != nil {
+	n := node(v.Base())
+	if !isNode(n) {
+		return nil // the page was freed meanwhile, and its PID is used again
+	}
+	if err := n.validate(); err != nil {
 		return fmt.Errorf("page %d: %w", pid, err)
+	}
+	if v.Deltas() == 0 {
+		t.thin.noteIf(pid, n)
 	}
 	return nil
 }

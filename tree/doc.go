@@ -10,16 +10,19 @@
 // Commit writes to any number of keys and ranges at one moment, if what a
 // transaction has read is still so. A Moment is a read snapshot.
 //
-// It does not do: several trees in one store, and joining nodes that have become
-// empty. The formats have room for these and refuse what they do not know.
+// Nodes that deletes have thinned are joined with their neighbours.
+//
+// It does not do: several trees in one store. The formats have room for that and
+// refuse what they do not know.
 //
 // # Where to begin
 //
 // format.go has the layouts. node.go, search.go and delta.go read them; merge.go
 // folds deltas into a node; build.go writes one. descend.go finds a leaf,
 // read.go, update.go and blind.go are the operations on one key, split.go, cut.go
-// and finish.go how the tree grows, value.go the large values, draft.go, stream.go
-// and reader.go how they are written and read part by part; writes.go,
+// and finish.go how the tree grows, join.go and thin.go how it shrinks, value.go
+// the large values, draft.go, stream.go and reader.go how they are written and
+// read part by part; writes.go,
 // commit.go and validate.go are the commit of many keys, moment.go and iterator.go
 // what their names say; shrink.go gives back what nobody sees any more, and
 // check.go says what must always hold.
@@ -34,9 +37,12 @@
 //	    the separator. It lacks a child only while the split that makes the child
 //	    holds the parent's writer bit, and never after a crash: a split and its
 //	    separators are one record. Blind updates rest on that (blind.go).
-//	T3  A node's low fence never changes and its high fence never rises: nodes are
-//	    only ever split, and none is freed. So a page that was once on the way to
-//	    a key leads there for ever, by going right.
+//	T3  A node's low fence never changes. Its high fence falls when it is split, and
+//	    rises when its right neighbours are joined with it, which frees them (join.go).
+//	    So within a guard a page that was on the way to a key leads there, by going
+//	    right, or is free, and then the way begins at the root again. A page that was
+//	    seen under an earlier guard may be another one by now: it is a hint, and is
+//	    looked at before it is used.
 //	T4  A version that somebody was shown has a stamp. A merge drops a version only
 //	    if a newer one is seen by every open moment that sees it, and every later
 //	    moment; it drops a stamp only if every open and later moment is at or

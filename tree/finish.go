@@ -3,6 +3,7 @@ package tree
 import (
 	"bytes"
 
+	"github.com/pulkdb/db/internal/epoch"
 	"github.com/pulkdb/db/internal/paths"
 )
 
@@ -26,20 +27,25 @@ func (t *Tree) finish(pid PID) {
 	if s.pid == 0 {
 		return
 	}
-	if err := t.postLate(level+1, s); err != nil {
+	if err := t.postLate(pid, level+1, s); err != nil {
 		t.metrics.tendErrors.Add(1)
 	}
 }
 
-// postLate adds a separator to the node of the level, if it is not there. It
-// leaves a node that somebody owns alone: that is a split which posts its own.
-func (t *Tree) postLate(level int, s separator) error {
+// postLate adds a separator to the node of the level, if it is not there and still
+// says where the right sibling of page left begins. It leaves a node that somebody
+// owns alone: that is a split which posts its own, or a join.
+//
+// The parent is viewed first and the left page second. If they had been joined
+// before the first view, the second shows it; if they are joined after, the parent's
+// compare-and-swap fails.
+func (t *Tree) postLate(left PID, level int, s separator) error {
 	g, p, err := t.locate(0, &seek{key: s.key}, level)
 	if err != nil {
 		return err
 	}
 	defer func() { g.Unpin() }()
-	if p.node == nil || p.view.Owned() || hasSeparator(&p, s.key) {
+	if p.node == nil || p.view.Owned() || hasSeparator(&p, s.key) || !t.stillLeftOf(g, left, s) {
 		return nil
 	}
 	paths.Hit(paths.FinishSplit)
@@ -52,6 +58,16 @@ func (t *Tree) postLate(level int, s separator) error {
 		g = t.cache.Pin()
 	}
 	return err
+}
+
+// stillLeftOf reports whether the right sibling of page left is as s says.
+func (t *Tree) stillLeftOf(g epoch.Guard, left PID, s separator) bool {
+	v, err := t.cache.View(g, left)
+	if err != nil || !v.Resident() {
+		return false
+	}
+	n, err := asNode(v.Base())
+	return err == nil && !n.isLast() && n.right() == s.pid && bytes.Equal(n.hi(), s.key)
 }
 
 func hasSeparator(p *place, key []byte) bool {

@@ -355,7 +355,10 @@ func (it *Iterator) forward() bool {
 		if !it.enter(seek{key: it.fence}, it.leaf.right()) {
 			return false
 		}
-		if present := it.upWithin(it.from); present || it.err != nil {
+		// The leaf may begin before the fence: it may have been joined with the one
+		// that the copy was made of.
+		i, _ := it.leaf.search(it.fence)
+		if present := it.upWithin(max(i, it.from)); present || it.err != nil {
 			return present
 		}
 	}
@@ -373,7 +376,8 @@ func (it *Iterator) backward() bool {
 		if !it.enter(seek{key: it.fence, strict: true}, 0) {
 			return false
 		}
-		if present := it.downWithin(it.to); present || it.err != nil {
+		i, _ := it.leaf.search(it.fence)
+		if present := it.downWithin(min(i, it.to)); present || it.err != nil {
 			return present
 		}
 	}

@@ -10,6 +10,7 @@ import (
 type materializer struct {
 	fold folder // of merge operands
 	kept *keptLeaves
+	thin *thinNodes
 }
 
 // Merge appends the node that the fragments amount to. A chunk page has nothing
@@ -34,7 +35,9 @@ func (x materializer) Merge(dst []byte, in *pagecache.Merging) ([]byte, error) {
 	defer m.release()
 	out, err := m.merge(dst, n, in.Fragments[1:], r)
 	if err == nil {
-		x.kept.note(in.PID, node(out[len(dst):]))
+		merged := node(out[len(dst):])
+		x.kept.note(in.PID, merged)
+		x.thin.noteIf(in.PID, merged)
 	}
 	return out, err
 }
@@ -67,3 +70,8 @@ func (materializer) Recover(base []byte) (pagecache.Recovery, bool) {
 func (materializer) Keep(base []byte) bool { return len(base) > 0 && base[0] == kindInner }
 
 func isChunk(base []byte) bool { return len(base) >= chunkHeaderBytes && base[0] == kindChunk }
+
+// isNode tells leaves and inner nodes from what else a page may hold.
+func isNode(base []byte) bool {
+	return len(base) >= headerBytes && (base[0] == kindLeaf || base[0] == kindInner)
+}

@@ -10,6 +10,9 @@ import (
 type counters struct {
 	leafSplits    atomic.Uint64
 	innerSplits   atomic.Uint64
+	leafJoins     atomic.Uint64
+	innerJoins    atomic.Uint64
+	joined        atomic.Uint64
 	rootGrowths   atomic.Uint64
 	finished      atomic.Uint64
 	retries       atomic.Uint64
@@ -29,6 +32,9 @@ type Metrics struct {
 
 	LeafSplits     uint64
 	InnerSplits    uint64
+	LeafJoins      uint64
+	InnerJoins     uint64
+	JoinedNodes    uint64 // that went by those
 	RootGrowths    uint64
 	FinishedSplits uint64 // half-done splits that a later operation completed
 	Retries        uint64 // updates that met a changed leaf
@@ -52,6 +58,9 @@ func (t *Tree) Metrics() Metrics {
 		Cache:          t.cache.Metrics(),
 		LeafSplits:     c.leafSplits.Load(),
 		InnerSplits:    c.innerSplits.Load(),
+		LeafJoins:      c.leafJoins.Load(),
+		InnerJoins:     c.innerJoins.Load(),
+		JoinedNodes:    c.joined.Load(),
 		RootGrowths:    c.rootGrowths.Load(),
 		FinishedSplits: c.finished.Load(),
 		Retries:        c.retries.Load(),

@@ -218,6 +218,9 @@ func (s *split) plan(own bool) (outcome splitOutcome, err error) {
 	} else {
 		s.view, err = s.t.cache.View(g, s.pid)
 	}
+	if err == pagecache.ErrGone || err == nil && s.view.Resident() && !isNode(s.view.Base()) {
+		return splitUnneeded, nil // it was joined away
+	}
 	limit := s.t.options.MaxNodeBytes
 	if err != nil || !s.view.Resident() || !own && s.view.Owned() || s.view.Size() <= limit {
 		return splitUnneeded, err
@@ -264,7 +267,10 @@ func (s *split) acquireParent() (outcome splitOutcome, absent PID, err error) {
 	case p.node == nil:
 		return splitLater, 0, nil
 	}
-	s.parent, _, err = s.t.own(s.u, p.view.PID(), s.node.lo())
+	s.parent, _, err = s.t.own(s.u, p.view.PID(), &seek{key: s.node.lo()}, s.node.level()+1)
+	if err == errStale {
+		return splitLost, 0, nil
+	}
 	return 0, s.parent.absent, err
 }
 

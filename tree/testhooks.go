@@ -16,6 +16,7 @@ var yieldNames = map[yieldPoint]string{
 	yieldUpdateRouted:  "UpdateRouted",
 	yieldCommitScouted: "CommitScouted",
 	yieldCommitOwned:   "CommitOwned",
+	yieldJoinOwned:     "JoinOwned",
 	yieldSpin:          testhooks.Spin,
 }
 

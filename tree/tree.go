@@ -66,7 +66,7 @@ func (o Options) withDefaults() Options {
 	if o.Cache.MergeDeltas == 0 {
 		o.Cache.MergeDeltas = mergeDeltasDefault
 	}
-	o.Cache.Materializer = materializer{fold: folder{merger: o.Merger, bytesMax: o.inlineMax()}, kept: newKeptLeaves()}
+	o.Cache.Materializer = materializer{fold: folder{merger: o.Merger, bytesMax: o.inlineMax()}, kept: newKeptLeaves(), thin: newThinNodes(o.shareOf(thinShare))}
 	return o
 }
 
@@ -106,6 +106,8 @@ type Tree struct {
 	drafts   drafts
 	ahead    ahead
 	shrinker shrinker
+	joiner   joiner
+	thin     *thinNodes
 	metrics  counters
 }
 
@@ -126,7 +128,8 @@ func Open(o Options) (*Tree, error) {
 	if err != nil {
 		return nil, err
 	}
-	t := &Tree{options: o, cache: cache, inlineMax: o.inlineMax(), chunkBytes: o.ChunkBytes - chunkHeaderBytes}
+	own := o.Cache.Materializer.(materializer)
+	t := &Tree{options: o, cache: cache, inlineMax: o.inlineMax(), chunkBytes: o.ChunkBytes - chunkHeaderBytes, thin: own.thin}
 	t.scratch.New = func() any { return new([]byte) }
 	t.parts.New = func() any { return new([]byte) }
 	t.streamMin = streamChunks * t.chunkBytes
@@ -143,9 +146,9 @@ func Open(o Options) (*Tree, error) {
 		}
 	}
 	t.abandonDrafts()
-	kept := o.Cache.Materializer.(materializer).kept
-	t.shrinker.start(t, kept)
-	kept.shrinker.Store(&t.shrinker)
+	t.shrinker.start(t, own.kept)
+	own.kept.shrinker.Store(&t.shrinker)
+	t.joiner.start(t)
 	return t, nil
 }
 
@@ -183,6 +186,7 @@ func (t *Tree) Close() error {
 	if t.closed.Swap(true) {
 		return ErrClosed
 	}
+	t.joiner.close()
 	t.shrinker.close()
 	t.ahead.close()
 	return t.cache.Close()

@@ -219,7 +219,7 @@ func (t *Tree) writable(key, value []byte) error {
 // few tries or if pages go with it.
 func (t *Tree) add(a *addition) (lsn pagecache.LSN, done bool, err error) {
 	s := seek{key: a.key}
-	from := PID(0) // a leaf's low fence never rises, so a retry may start there (T3)
+	from := PID(0) // a retry may start at the leaf found (T3)
 	for try := 0; a.pages == nil && try < appendTriesMax; try++ {
 		g, p, err := t.locateToAdd(from, &s, a)
 		if err != nil {
@@ -335,8 +335,11 @@ func (t *Tree) commitOwned(u *pagecache.Update, a *addition, to *route) (r pagec
 	if err := t.prepare(a, u); err != nil {
 		return r, 0, false, err
 	}
-	p, _, err := t.own(u, to.pid, a.key)
+	p, _, err := t.own(u, to.pid, &seek{key: a.key}, 0)
 	switch {
+	case err == errStale:
+		to.blind = true // nothing is to be loaded
+		return r, to.pid, false, nil
 	case err != nil:
 		return r, 0, false, err
 	case p.absent == 0:
@@ -360,24 +363,32 @@ func (t *Tree) commitOwned(u *pagecache.Update, a *addition, to *route) (r pagec
 	return r, 0, err == nil, err
 }
 
-// own acquires the leaf of key, to which pid or nodes to its right lead (T3). What
-// u owned before it goes on owning, even where that is only a step on the way: its
-// reads may have been validated there. held says that the leaf found is such a one.
-func (t *Tree) own(u *pagecache.Update, pid PID, key []byte) (p place, held bool, err error) {
+// own acquires the node of the level that s wants, to which pid or nodes to its
+// right lead (T3). What u owned before it goes on owning, even where that is only a
+// step on the way: its reads may have been validated there. held says that the node
+// found is such a one. It fails with errStale if pid does not lead there, and then
+// has acquired nothing.
+func (t *Tree) own(u *pagecache.Update, pid PID, s *seek, level int) (p place, held bool, err error) {
 	for {
 		held = u.Owns(pid)
 		v, err := u.Acquire(pid)
+		if err == pagecache.ErrGone {
+			return place{}, false, errStale
+		}
 		if err != nil {
-			return place{}, false, t.viewError(pid, err)
+			return place{}, false, err
 		}
 		if !v.Resident() {
 			return place{view: v, absent: pid}, held, nil
 		}
-		n, err := asNode(v.Base())
-		if err != nil {
-			return place{}, false, fmt.Errorf("page %d: %w", pid, err)
+		if !s.leads(v, level) || node(v.Base()).level() != level {
+			if !held {
+				u.Release(pid)
+			}
+			return place{}, false, errStale
 		}
-		if !n.beyond(key) {
+		n := node(v.Base())
+		if !s.beyond(n) {
 			return place{view: v, node: n}, held, nil
 		}
 		if !held {

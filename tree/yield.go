@@ -14,6 +14,7 @@ const (
 	yieldUpdateRouted                    // a write has found its leaf
 	yieldCommitScouted                   // a commit has seen its leaves and owns none
 	yieldCommitOwned                     // a commit owns all of its leaves and has validated
+	yieldJoinOwned                       // a join owns another page, or all of them
 	yieldSpin                            // waiting for what another goroutine is about to do
 )
 
