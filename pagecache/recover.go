@@ -3,7 +3,6 @@ package pagecache
 import (
 	"errors"
 	"fmt"
-	"slices"
 
 	"github.com/pulkdb/db/internal/paths"
 	"github.com/pulkdb/db/log"
@@ -33,7 +32,7 @@ type replayed struct {
 // A replay collects pages.
 type replay struct {
 	c       *Cache
-	pages   map[PID]*replayed // touched by the log
+	pages   replayedPages // touched by the log
 	last    PID
 	clock   uint64
 	updates uint64
@@ -43,7 +42,7 @@ type replay struct {
 
 // recover loads the newest snapshot that can be used and replays the log.
 func (c *Cache) recover() error {
-	r := &replay{c: c, pages: make(map[PID]*replayed)}
+	r := &replay{c: c, pages: replayedPages{chunks: make(map[PID]*replayedChunk)}}
 	h, found, err := r.loadSnapshot()
 	if err != nil {
 		return err
@@ -64,12 +63,11 @@ func (c *Cache) recover() error {
 	if !found && r.updates > 0 {
 		paths.Hit(paths.RecoverWithoutSnapshot)
 	}
-	for pid, p := range r.pages {
+	c.pids.next = max(r.last, r.pages.last) + 1
+	r.pages.each(func(pid PID, p *replayed) {
 		c.setRecovered(pid, p)
 		c.written.set(pid)
-		r.last = max(r.last, pid)
-	}
-	c.pids.next = r.last + 1
+	})
 	c.clock.Store(max(r.clock+1, firstStamp))
 	c.checkpoint.last.Store(uint64(start[log.Fresh]))
 	c.metrics.replayed.Store(r.updates)
@@ -228,19 +226,18 @@ func (r *replay) noteRecovery(u log.Update, at log.Position) error {
 	if rec := r.c.recoveryOf(u.PID, data); rec != nil {
 		r.c.recovery.note(*rec)
 	}
-	if p := r.pages[u.PID]; p != nil && r.c.keep(data) {
-		p.flags |= nodeKeep
+	if r.c.keep(data) {
+		r.page(u.PID).flags |= nodeKeep
 	}
 	return nil
 }
 
 // page returns what is known of a page, taking it over from the table.
 func (r *replay) page(pid PID) *replayed {
-	if p := r.pages[pid]; p != nil {
+	p, known := r.pages.get(pid)
+	if known {
 		return p
 	}
-	p := &replayed{}
-	r.pages[pid] = p
 	slot := r.c.table.slot(pid)
 	if slot == nil || slot.Load() == 0 {
 		return p
@@ -289,33 +286,4 @@ func (c *Cache) setRecovered(pid PID, p *replayed) {
 		b.setPosition(i, at)
 	}
 	slot.Store(uint64(ref))
-}
-
-// accountRecovered counts the live bytes of all segments and queues the free
-// PIDs.
-func (c *Cache) accountRecovered() error {
-	var positions []log.Position
-	for pid := PID(1); pid < c.pids.next; pid++ {
-		slot := c.table.reach(pid)
-		word := slot.Load()
-		switch {
-		case word == 0:
-			c.pids.queue = append(c.pids.queue, pid)
-			continue
-		case c.headerAt(word).kind == nodeFree:
-			c.pids.queue = append(c.pids.queue, pid)
-			if p := c.freeAt(word).position(); !p.IsZero() {
-				c.log.Account(p, true)
-			}
-			continue
-		}
-		positions = c.bottomAt(word).appendPositions(positions[:0])
-		if !slices.IsSortedFunc(positions[1:], func(a, b log.Position) int { return int(int64(a.LSN) - int64(b.LSN)) }) {
-			return fmt.Errorf("pagecache: page %d: fragments out of order: %w", pid, ErrCorrupt)
-		}
-		for _, p := range positions {
-			c.log.Account(p, true)
-		}
-	}
-	return nil
 }
