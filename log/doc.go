@@ -58,9 +58,12 @@
 //     before Start returns;
 //   - a crash before that header is durable leaves the old state, with the same
 //     end;
-//   - a file is reused by renaming it. Until both its new name and its new header
-//     are durable, header and name disagree after a crash, or the header is
-//     zeros; such a file held nothing durable and is removed.
+//   - a file is reused by renaming it twice: it loses the name of its segment, and
+//     gets another only when the first renaming is durable, so that no contents of
+//     its next life are ever found under the name of the last. Until both its new
+//     name and its new header are durable, header and name disagree after a crash,
+//     or the header is zeros, or cannot be read; such a file held nothing durable
+//     and is removed.
 //
 // # Concurrency
 //

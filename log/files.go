@@ -194,11 +194,36 @@ func (l *Log) createSegment(st *stream, s *segment) (*handle, error) {
 	return l.addHandle(s, file), nil
 }
 
-// freeFiles are segment files without contents that matter.
+// freeFiles are segment files without contents that matter. One that was a segment
+// waits until its new name is durable: if it had its next contents before that,
+// a loss of power could show them, or a part, under the name of the segment.
 type freeFiles struct {
-	mu    sync.Mutex
-	names []string // Guarded by mu.
-	made  uint64   // Guarded by mu. Names given so far.
+	mu      sync.Mutex
+	names   []string // Guarded by mu. Can be taken.
+	waiting []string // Guarded by mu. Renamed since the directory was last synced.
+	made    uint64   // Guarded by mu. Names given so far.
+}
+
+// renamed notes a name that is not durable yet.
+func (f *freeFiles) renamed(name string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.waiting = append(f.waiting, name)
+}
+
+// renames returns how many names wait; synced says that the directory was synced
+// after that, and lets them be taken.
+func (f *freeFiles) renames() int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return len(f.waiting)
+}
+
+func (f *freeFiles) synced(n int) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.names = append(f.names, f.waiting[:n]...)
+	f.waiting = append([]string(nil), f.waiting[n:]...)
 }
 
 func (f *freeFiles) take() (string, bool) {
@@ -218,7 +243,14 @@ func (f *freeFiles) add(name string) {
 	f.names = append(f.names, name)
 }
 
+// count returns how many files there are, ready how many of them can be taken.
 func (f *freeFiles) count() int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return len(f.names) + len(f.waiting)
+}
+
+func (f *freeFiles) ready() int {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return len(f.names)
@@ -228,7 +260,7 @@ func (f *freeFiles) count() int {
 func (f *freeFiles) newName(l *Log) (string, bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if len(f.names) >= freeFilesMax {
+	if len(f.names)+len(f.waiting) >= freeFilesMax {
 		return "", false
 	}
 	f.made++
@@ -309,7 +341,7 @@ func (l *Log) freeFile(s *segment) error {
 	if err := l.fs.Rename(old, name); err != nil {
 		return err
 	}
-	l.files.add(name)
+	l.files.renamed(name)
 	return nil
 }
 
@@ -322,7 +354,7 @@ func (l *Log) runPreparer() {
 			return
 		case <-l.preparerKick:
 		}
-		if l.files.count() > 0 || l.failure.Load() != nil {
+		if l.files.ready() > 0 || l.failure.Load() != nil {
 			continue
 		}
 		name, ok := l.files.newName(l)

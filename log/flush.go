@@ -313,10 +313,12 @@ func (l *Log) syncRound() {
 	}
 	if names && !testhooks.SkipDirSync.On() {
 		// A name counts before data under it do (L3).
+		renames := l.files.renames()
 		if err := l.fs.SyncDir(l.options.Dir); err != nil {
 			l.fail(err)
 			return
 		}
+		l.files.synced(renames)
 	}
 	for i := range rounds {
 		if rounds[i].target != 0 {

@@ -63,9 +63,16 @@ func TestFileOperations(t *testing.T) {
 	}
 	require.NoError(t, l.WaitDurable(Fresh, end))
 
-	trace.Section("write into another, which reuses the file")
+	trace.Section("write into another, which makes the new name of the file durable")
 	third := l.SegmentOf(l.Tail(Fresh))
 	for i := 301; l.SegmentOf(l.Tail(Fresh)) == third; i++ {
+		_, end = write(t, l, Fresh, testUpdate(i))
+	}
+	require.NoError(t, l.WaitDurable(Fresh, end))
+
+	trace.Section("write into another, which reuses the file")
+	fourth := l.SegmentOf(l.Tail(Fresh))
+	for i := 501; l.SegmentOf(l.Tail(Fresh)) == fourth; i++ {
 		_, end = write(t, l, Fresh, testUpdate(i))
 	}
 	require.NoError(t, l.WaitDurable(Fresh, end))

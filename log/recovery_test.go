@@ -397,6 +397,7 @@ func TestRecycleDuringRead(t *testing.T) {
 	fill(3)
 	onRead = func() {
 		require.NoError(t, l.Recycle(base))
+		fill(1) // makes the new name of the file durable
 		fill(3)
 	}
 	_, _, err := l.Read(first, nil)

@@ -81,33 +81,28 @@ type headless struct {
 	err  error // why not
 }
 
-// headless decides what a file without a header is. One that was just made may
-// have zeros for a header, or a part of it if the disk was full, or what its
-// file held in an earlier life: nothing in it was ever durable, for the header
-// is synced before anything counts (L3), and it goes. It is damage if a record in
-// it says that part of it was durable. If another segment says so, it will be
-// missed.
-//
-// Before the replay start it may be a segment that was recycled, whose new name
-// was lost and whose new header was written in part: then nobody needs it. Or it is
-// damage; then a page-table snapshot names it.
+// headless decides what a file without a header is. It is damage if a record in it
+// says that part of it was durable. Otherwise nothing in it ever was: it was just
+// made, and has zeros for a header, or a part of it if the disk was full, or what
+// its file held in an earlier life; for the header is synced before anything
+// counts (L3), and no file gets a second life before it has lost its name
+// (freeFiles). If another segment says that it was durable, it will be missed.
 func (r *replay) headless(h headless) error {
 	l := r.log
-	if h.base > max(r.from[Fresh], r.from[Survivors]) {
-		mark, err := r.markWithoutHeader(h)
-		if err != nil {
-			return err
-		}
-		if mark <= h.base+headerBytes {
-			l.leftovers = append(l.leftovers, h.name)
-			return nil
-		}
-	} else {
-		// Who needs it will miss it. It stays for who looks into it.
+	mark, err := r.markWithoutHeader(h)
+	switch {
+	case err != nil:
+		return err
+	case mark > h.base+headerBytes:
+		return &CorruptError{File: h.name, LSN: h.base, Err: h.err}
+	case h.base > max(r.from[Fresh], r.from[Survivors]):
+		l.leftovers = append(l.leftovers, h.name)
+	default:
+		// Perhaps somebody needs it, and will miss it. It stays for who looks
+		// into it.
 		l.options.Logger.Warn("log: segment without a header", "segment", h.name, "err", h.err)
-		return nil
 	}
-	return &CorruptError{File: h.name, LSN: h.base, Err: h.err}
+	return nil
 }
 
 // incarnationsMax bounds how many incarnations are tried for a record whose

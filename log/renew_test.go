@@ -178,30 +178,44 @@ func TestDirectoryMadeBefore(t *testing.T) {
 	require.NoError(t, l.Close())
 }
 
-// TestPartOfAHeaderBeforeTheReplay: a recycled segment whose new header was
-// written in part, and whose new name was then lost with the power, is nothing
-// that a replay needs which begins behind it. It was damage.
-func TestPartOfAHeaderBeforeTheReplay(t *testing.T) {
+// TestPartOfAHeaderUnderAnOldName: a recycled segment whose new header is written in
+// part, and whose new name is then lost with the power, is not shown under its
+// old name. It was, and taken for damage.
+func TestPartOfAHeaderUnderAnOldName(t *testing.T) {
 	mem := vfs.NewMem()
-	l, _ := open(t, tiny(mem))
-	for i := range 400 {
-		write(t, l, Fresh, testUpdate(i))
+	var full atomic.Bool
+	l, _ := open(t, tiny(vfs.NewFault(mem, func(op vfs.Op) error {
+		if full.Load() && op.Kind == vfs.OpWrite && op.Offset == 0 && strings.HasSuffix(op.Name, ".seg") {
+			return &vfs.Partial{N: 64, Err: syscall.ENOSPC}
+		}
+		return nil
+	})))
+	var err error
+	for i := 0; i < 400; i++ {
+		_, end := write(t, l, Fresh, testUpdate(i))
+		require.NoError(t, l.WaitDurable(Fresh, end))
 	}
-	first := segmentName(l.Segments()[0].Base)
+	for _, s := range l.Segments() {
+		if s.End != 0 && s.Stream == Fresh {
+			require.NoError(t, l.Recycle(s.Base))
+		}
+	}
 	start := l.ReplayStart()
-	require.NoError(t, l.Close())
-	f, err := mem.OpenFile("d/"+first, 2, 0)
-	require.NoError(t, err)
-	_, err = f.WriteAt([]byte{7, 7, 7}, 32) // of the incarnation
-	require.NoError(t, err)
-	require.NoError(t, f.Close())
-	l, err = Open(tiny(mem))
-	require.NoError(t, err)
-	_, err = l.Replay(start, func(Update, Position) error { return nil })
-	require.NoError(t, err)
-	require.NoError(t, l.Start())
-	require.NoError(t, l.Close())
-	require.ErrorIs(t, noReplay(mem), ErrCorrupt, "from the start it is needed")
+	full.Store(true)
+	for i := 0; err == nil; i++ {
+		_, end := write(t, l, Fresh, testUpdate(i))
+		err = l.WaitDurable(Fresh, end)
+	}
+	require.ErrorIs(t, err, syscall.ENOSPC)
+	require.ErrorIs(t, l.Close(), ErrFailed)
+	for seed := range int64(200) {
+		l, err := Open(tiny(mem.CrashClone(seed)))
+		require.NoError(t, err)
+		_, err = l.Replay(start, func(Update, Position) error { return nil })
+		require.NoError(t, err, "seed %d", seed)
+		require.NoError(t, l.Start())
+		require.NoError(t, l.Close())
+	}
 }
 
 // TestFirstSegmentMissing: the first segment of a log that was synced late is
