@@ -18,7 +18,7 @@ import (
 // The processes that run a workload are this program, so this test binary must be
 // able to play it.
 func TestMain(m *testing.M) {
-	if len(os.Args) > 2 && os.Args[1] == "-child" {
+	if len(os.Args) > 2 && (os.Args[1] == "-child" || os.Args[1] == "-evict") {
 		main()
 		return
 	}
@@ -176,5 +176,22 @@ func TestReport(t *testing.T) {
 	check(t, json.Unmarshal(b, &again))
 	if !slices.Equal(results, again) {
 		t.Fatal(again)
+	}
+}
+
+// While a directory is kept out of the system's cache, cold workloads run.
+func TestColdRuns(t *testing.T) {
+	for _, k := range kinds {
+		if k.batches {
+			continue
+		}
+		dir := t.TempDir()
+		for _, name := range []string{"fill", "cold get", "cold set"} {
+			x, err := perform(spec{Kind: k.name, Workload: name, Goroutines: 2, Keys: 3000, Value: 100, Seconds: 0.05, Dir: dir})
+			check(t, err)
+			if x.Ops == 0 {
+				t.Fatalf("%s, %s: nothing was done", k.name, name)
+			}
+		}
 	}
 }

@@ -21,8 +21,9 @@
 // before measuring begins.
 //
 // A cold workload has a cache of a quarter of the data, and the system's cache of
-// the store's files is emptied ten times a second, mapped pages too, so that what a
-// store does not have in its own memory comes from the disk.
+// the store's files is emptied a hundred times a second by another process, mapped
+// pages too, so that what a store does not have in its own memory comes from the
+// disk.
 //
 // A workload ends after -seconds, or when its operations are all done: those that
 // load or overwrite do not go on for ever. Stores that take much longer for these
@@ -43,7 +44,8 @@
 //
 // The rate counts operations (rows for scans, batches of 1,000 for batches). Latency
 // is that of every 16th operation, or of every one where they are slow. Allocations
-// and CPU count the whole process, background work included. Peak memory is the
+// and CPU count the whole process, background work included; the factor at pulk's is
+// the least CPU of the other stores in Go over pulk's, so more than 1 is less work. Peak memory is the
 // largest resident set during the measured part (VmHWM): the pages of a mapped file
 // that are in use count for bbolt and LMDB, and badger maps its tables. Written is what
 // the process made dirty (write_bytes of /proc/self/io) until it came to rest, for

@@ -39,6 +39,7 @@ type settings struct {
 	dir   string
 	cache int64 // bytes of memory to cache with
 	sync  bool  // a write returns when it is on disk
+	cold  bool  // the data are larger than memory
 	// together says that writes of several goroutines are to be gathered, see kind.
 	together bool
 }

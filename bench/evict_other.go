@@ -2,5 +2,8 @@
 
 package main
 
-// startEvicting does nothing here: cold reads come from the system's cache.
-func startEvicting(string) (stop func()) { return func() {} }
+import "errors"
+
+// The system's cache is not emptied here: cold reads come from it.
+func startEvicting(string) (stop func(), err error) { return func() {}, nil }
+func runEvict(string) error                         { return errors.New("not on this system") }

@@ -43,7 +43,8 @@ func init() {
 }
 
 // LMDB is called through cgo, with its default flags, MDB_NOTLS, which Go needs,
-// and, without durability, MDB_NOSYNC.
+// MDB_NOSYNC without durability, and MDB_NORDAHEAD for cold workloads, as its
+// documentation advises for data that do not fit in memory.
 type lmdbStore struct {
 	env *C.MDB_env
 	dbi C.MDB_dbi
@@ -65,6 +66,9 @@ func openLMDB(s settings) (engine, error) {
 	flags := C.uint(C.MDB_NOTLS)
 	if !s.sync {
 		flags |= C.MDB_NOSYNC
+	}
+	if s.cold {
+		flags |= C.MDB_NORDAHEAD
 	}
 	dir := C.CString(s.dir)
 	defer C.free(unsafe.Pointer(dir))

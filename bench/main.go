@@ -28,6 +28,7 @@ type flags struct {
 func main() {
 	var f flags
 	child := flag.String("child", "", "what one process is to run; for use by this program")
+	evicted := flag.String("evict", "", "`directory` of which the system's cache is to be emptied; for use by this program")
 	flag.IntVar(&f.keys, "keys", 1_000_000, "number of `keys`")
 	flag.IntVar(&f.value, "value", 100, "`bytes` of a value, at least 16")
 	flag.Float64Var(&f.seconds, "seconds", 2, "how long a workload runs")
@@ -42,9 +43,12 @@ func main() {
 	flag.StringVar(&f.profile, "profile", "", "`directory` for profiles of each run, which then is a little slower")
 	flag.Parse()
 	err := error(nil)
-	if *child != "" {
+	switch {
+	case *child != "":
 		err = runChild(*child)
-	} else {
+	case *evicted != "":
+		err = runEvict(*evicted)
+	default:
 		err = f.main()
 	}
 	if err != nil {

@@ -122,6 +122,17 @@ func (l line) bestPeer() (best float64) {
 	return best
 }
 
+// leastCPU returns the least processor time of an operation among the same stores. On a
+// busy machine it says more than rates do.
+func (l line) leastCPU() (least time.Duration) {
+	for name, m := range l.of {
+		if k, _ := kindOf(name); name != "pulk" && name != "lmdb" && !k.cgo && (least == 0 || m.CPU < least) {
+			least = m.CPU
+		}
+	}
+	return least
+}
+
 func (l line) name() string {
 	if len(l.load.goroutines) == 1 {
 		return l.load.name
@@ -166,7 +177,11 @@ func (s summary) print(w io.Writer) {
 		if l.load.unit == "ms" {
 			return ""
 		}
-		return fmt.Sprintf("%s %.1f", short(m.CPU), m.Allocs)
+		text := fmt.Sprintf("%s %.1f", short(m.CPU), m.Allocs)
+		if m.Kind == "pulk" && l.leastCPU() > 0 {
+			text += fmt.Sprintf(", %.2fx", float64(l.leastCPU())/float64(max(m.CPU, 1)))
+		}
+		return text
 	})
 	columns("peak memory, MiB", func(l line, m medians) string {
 		if l.load.unit == "ms" {

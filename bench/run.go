@@ -60,7 +60,7 @@ func (r *run) settings() settings {
 		cache: max(4*r.dataBytes(), 64<<20),
 	}
 	if r.load.cold {
-		s.cache = r.dataBytes() / 4
+		s.cache, s.cold = r.dataBytes()/4, true
 	}
 	return s
 }
@@ -72,7 +72,11 @@ func (r *run) opened(f func() error) (err error) {
 	}
 	defer func() { err = errors.Join(err, r.engine.close()) }()
 	if r.load.cold {
-		defer startEvicting(r.spec.Dir)()
+		stop, err := startEvicting(r.spec.Dir)
+		if err != nil {
+			return err
+		}
+		defer stop()
 	} else if !r.load.fresh {
 		if err := r.warm(); err != nil {
 			return fmt.Errorf("reading all rows before: %w", err)
