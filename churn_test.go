@@ -80,7 +80,7 @@ func (c *churn) run() {
 	opts := db.Options{
 		Logger:      quiet().Logger,
 		CacheSize:   []int64{128 << 10, 256 << 10, 1 << 20}[random.IntN(3)],
-		Compression: []db.Compression{db.CompressionNone, db.CompressionZstd}[random.IntN(2)],
+		Compression: db.Compression(random.IntN(4)),
 		Merger:      churnMerger,
 	}
 	var err error

@@ -197,7 +197,7 @@ func TestArgumentsAndResultsAreCopies(t *testing.T) {
 
 func TestReopen(t *testing.T) {
 	for _, durability := range []db.Durability{db.DurabilitySync, db.DurabilityPeriodic, db.DurabilityNone} {
-		for _, compression := range []db.Compression{db.CompressionNone, db.CompressionZstd} {
+		for _, compression := range []db.Compression{db.CompressionNone, db.CompressionZstd, db.CompressionZstdFast, db.CompressionZstdBetter} {
 			t.Run(fmt.Sprintf("%v/%v", durability, compression), func(t *testing.T) {
 				dir := t.TempDir()
 				opts := &db.Options{Durability: durability, Compression: compression}

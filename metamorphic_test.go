@@ -150,7 +150,7 @@ func (m *metamorph) open() {
 	opts := &o
 	if m.variant > 0 {
 		o.Durability = []db.Durability{db.DurabilitySync, db.DurabilityPeriodic, db.DurabilityNone}[m.variation.IntN(3)]
-		o.Compression = []db.Compression{db.CompressionNone, db.CompressionZstd}[m.variation.IntN(2)]
+		o.Compression = db.Compression(m.variation.IntN(4))
 		o.CacheSize = []int64{128 << 10, 256 << 10, 8 << 20}[m.variation.IntN(3)]
 		opts = o.On(m.fsys)
 		if m.variant > 1 {

@@ -85,7 +85,7 @@ func (m *model) reopen(t *rapid.T) {
 	opts := db.Options{
 		CacheSize:   rapid.SampledFrom([]int64{128 << 10, 256 << 10, 4 << 20}).Draw(t, "cache size"),
 		Durability:  rapid.SampledFrom([]db.Durability{db.DurabilityNone, db.DurabilityPeriodic, db.DurabilityNone}).Draw(t, "durability"),
-		Compression: rapid.SampledFrom([]db.Compression{db.CompressionNone, db.CompressionZstd}).Draw(t, "compression"),
+		Compression: rapid.SampledFrom([]db.Compression{db.CompressionNone, db.CompressionZstd, db.CompressionZstdFast, db.CompressionZstdBetter}).Draw(t, "compression"),
 	}
 	m.opts = opts.Tiny()
 	d, err := db.Open(m.dir, m.opts)

@@ -42,9 +42,12 @@ type Options struct {
 	// modes ignore it.
 	SyncInterval time.Duration
 
-	// Compression of pages and snapshots of the page table on disk. The zero
-	// value is CompressionNone. A change holds for what is written from then
-	// on; both kinds can be read at any time.
+	// Compression of pages on disk. The zero value is CompressionNone. A change
+	// holds for what is written from then on; all kinds can be read at any time,
+	// and a page that does not get smaller by an eighth is stored as it is. Small
+	// writes, which are most of the log, are not compressed, only the pages that
+	// they are merged into. It takes up to 5 MiB of memory for each of up to four
+	// processors. (Snapshots of the page table are always compressed.)
 	Compression Compression
 
 	// ReadOnly opens an existing store without changing any of its files.
@@ -110,9 +113,17 @@ const (
 	// CompressionNone stores pages as they are: the least work per page read.
 	CompressionNone Compression = 0
 
-	// CompressionZstd compresses pages with Zstandard: less space and fewer
-	// bytes written, for more work per page read and written.
+	// CompressionZstd compresses pages with Zstandard at its default level: less
+	// space and fewer bytes written, for more work per page read and written.
 	CompressionZstd Compression = 1
+
+	// CompressionZstdFast is CompressionZstd with less work per page written, and
+	// a little less gained.
+	CompressionZstdFast Compression = 2
+
+	// CompressionZstdBetter is CompressionZstd with more work per page written,
+	// and a little more gained.
+	CompressionZstdBetter Compression = 3
 )
 
 // String gives the name of c, as "zstd".
@@ -122,8 +133,25 @@ func (c Compression) String() string {
 		return "none"
 	case CompressionZstd:
 		return "zstd"
+	case CompressionZstdFast:
+		return "zstd-fast"
+	case CompressionZstdBetter:
+		return "zstd-better"
 	}
 	return fmt.Sprintf("Compression(%d)", uint8(c))
+}
+
+// pages returns what c means to package pagecache.
+func (c Compression) pages() pagecache.Compression {
+	switch c {
+	case CompressionZstd:
+		return pagecache.Zstd
+	case CompressionZstdFast:
+		return pagecache.ZstdFast
+	case CompressionZstdBetter:
+		return pagecache.ZstdBetter
+	}
+	return pagecache.NotCompressed
 }
 
 // withDefaults returns a copy of o, which may be nil, with a value in every
@@ -157,7 +185,7 @@ func (o *Options) validate() error {
 		return invalid("Durability", o.Durability)
 	case o.SyncInterval < 0:
 		return invalid("SyncInterval", o.SyncInterval)
-	case o.Compression > CompressionZstd:
+	case o.Compression > CompressionZstdBetter:
 		return invalid("Compression", o.Compression)
 	case o.ReadOnly && o.InMemory:
 		return invalid("ReadOnly", "true, and InMemory too: such a store stays empty")
@@ -170,7 +198,7 @@ func (o *Options) tree(dir string) tree.Options {
 	t := tree.Options{Cache: pagecache.Options{
 		Dir:       dir,
 		CacheSize: max(o.CacheSize, cacheSizeMin),
-		Compress:  o.Compression == CompressionZstd,
+		Compress:  o.Compression.pages(),
 		InMemory:  o.InMemory,
 		ReadOnly:  o.ReadOnly,
 		Logger:    o.Logger,

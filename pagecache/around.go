@@ -114,7 +114,7 @@ func (c *Cache) appendFromLog(dst []byte, p log.Position, pid PID, version uint6
 	if !u.Compressed {
 		return append(dst, u.Payload...), nil
 	}
-	out, err := c.appendDecompressed(dst, u.Payload)
+	out, err := c.codec.appendDecompressed(dst, u.Payload)
 	if err != nil {
 		return dst, c.log.Corrupt(p, err)
 	}

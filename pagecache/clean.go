@@ -381,6 +381,7 @@ func (c *Cache) tryMoveEvicted(pid PID) (bool, error) {
 	}
 	f.recovery = c.recoveryOf(pid, data)
 	done, err := c.publishFolded(g, v, f)
+	c.codec.release(&f.update)
 	if !done {
 		c.dropNode(ref)
 	}

@@ -166,6 +166,7 @@ func (c *Cache) fold(g epoch.Guard, v View, toLog bool, stream log.Stream, free 
 		f.recovery = c.recoveryOf(v.pid, data)
 	}
 	done, err := c.publishFolded(g, v, f)
+	c.codec.release(&f.update)
 	if !done {
 		c.dropNode(f.ref)
 		return false, err

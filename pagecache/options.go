@@ -55,8 +55,8 @@ type Options struct {
 	// at most. Fewer make opening after a crash faster, and cost more snapshots.
 	SnapshotBytes int64
 
-	// Compress makes bases be compressed in the log (zstd), where that pays.
-	Compress bool
+	// Compress says how bases are compressed in the log, where that pays.
+	Compress Compression
 
 	// ReadOnly opens without changing any file, beside other such openers.
 	ReadOnly bool
@@ -102,6 +102,8 @@ func (o Options) validate() error {
 		return fmt.Errorf("pagecache: Options.RewriteShare is %d", o.RewriteShare)
 	case o.LoadReads < 1:
 		return fmt.Errorf("pagecache: Options.LoadReads is %d", o.LoadReads)
+	case o.Compress > ZstdBetter:
+		return fmt.Errorf("pagecache: Options.Compress is %d", o.Compress)
 	case o.SnapshotBytes < 0:
 		return fmt.Errorf("pagecache: Options.SnapshotBytes is %d", o.SnapshotBytes)
 	case o.InMemory && o.ReadOnly:

@@ -637,5 +637,8 @@ func (u *Update) dropNodes(i int, t *target) {
 // finish ends the Update's life.
 func (u *Update) finish() {
 	u.guard.Unpin()
+	for i := range u.ops {
+		u.c.codec.release(&u.ops[i].update)
+	}
 	u.targets, u.ops, u.index = nil, nil, nil
 }
