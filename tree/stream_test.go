@@ -29,6 +29,8 @@ func TestChunkListExample(t *testing.T) {
 // usedPages returns the PIDs in use, and those that something refers to: nodes,
 // the chunks of all versions, the page of drafts. Nothing else may go on.
 func usedPages(t testing.TB, tr *Tree) (used, referred []PID) {
+	tr.joiner.mu.Lock() // what is joined is freed
+	defer tr.joiner.mu.Unlock()
 	g := tr.cache.Pin()
 	for pid := PID(1); pid < 20_000; pid++ {
 		_, err := tr.cache.View(g, pid)
