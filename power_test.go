@@ -1,12 +1,14 @@
 package db_test
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"log/slog"
 	"maps"
 	"math/rand/v2"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"github.com/pulkdb/db"
@@ -25,13 +27,24 @@ func powerLayer(durability db.Durability) crashtest.Layer {
 		Name:   "db " + durability.String(),
 		Failed: db.ErrFailed,
 		Open: func(fs vfs.FS) (crashtest.Store, error) {
-			d, err := db.Open("store", db.Options{Durability: durability, Logger: slog.New(slog.DiscardHandler)}.Minute().On(fs))
+			// Options may change from one Open to the next.
+			o := db.Options{Durability: durability, Logger: slog.New(slog.DiscardHandler), Merger: addOperand}
+			if powerOpens.Add(1)%2 == 0 {
+				o.Compression = db.CompressionZstd
+			}
+			d, err := db.Open("store", o.Minute().On(fs))
 			if err != nil {
 				return nil, err
 			}
 			return &powerStore{d, durability == db.DurabilitySync}, nil
 		},
 	}
+}
+
+var powerOpens atomic.Int64
+
+func addOperand(_, base, operand []byte) ([]byte, error) {
+	return append(bytes.Clone(base), operand...), nil
 }
 
 // A powerStep is what a step does.
@@ -55,6 +68,8 @@ func planPower(s crashtest.Step) powerStep {
 		switch rng.IntN(12) {
 		case 0, 1:
 			p.ops = append(p.ops, db.Op{Kind: db.OpDelete, Key: key()})
+		case 3:
+			p.ops = append(p.ops, db.Op{Kind: db.OpMerge, Key: key(), Value: fmt.Appendf(nil, "%x+", s.Seed)})
 		case 2:
 			lo := rng.IntN(90)
 			p.ops = append(p.ops, db.Op{Kind: db.OpDeleteRange, Key: fmt.Appendf(nil, "%03d", lo), End: fmt.Appendf(nil, "%03d", lo+1+rng.IntN(12))})
@@ -74,6 +89,8 @@ func applyPower(state crashtest.State, s crashtest.Step) {
 		switch op.Kind {
 		case db.OpSet:
 			state[string(op.Key)] = string(op.Value)
+		case db.OpMerge:
+			state[string(op.Key)] += string(op.Value)
 		case db.OpDelete:
 			delete(state, string(op.Key))
 		case db.OpDeleteRange:
@@ -87,6 +104,7 @@ type opWriter interface {
 	Set(key, value []byte) error
 	Delete(key []byte) error
 	DeleteRange(lo, hi []byte) error
+	Merge(key, operand []byte) error
 }
 
 func writeOps(w opWriter, ops []db.Op) (err error) {
@@ -94,6 +112,8 @@ func writeOps(w opWriter, ops []db.Op) (err error) {
 		switch op.Kind {
 		case db.OpSet:
 			err = w.Set(op.Key, op.Value)
+		case db.OpMerge:
+			err = w.Merge(op.Key, op.Value)
 		case db.OpDelete:
 			err = w.Delete(op.Key)
 		case db.OpDeleteRange:

@@ -50,7 +50,7 @@ func plannedWrites(s crashtest.Step) (w Writes, sync bool) {
 			ops[k] = Op{Key: []byte(k), Kind: OpSet, Value: val()}
 		}
 	}
-	if rng.IntN(20) == 0 {
+	if rng.IntN(10) == 0 {
 		lo := rng.IntN(120)
 		w.Erase = []Range{{Lo: fmt.Appendf(nil, "%03d", lo), Hi: fmt.Appendf(nil, "%03d", lo+1+rng.IntN(30))}}
 	}
