@@ -284,12 +284,16 @@ func (s *session) lose(op vfs.Op) {
 	least, open := s.steps, s.open
 	s.mu.Unlock()
 	clone := s.mem.CrashClone(seed)
-	steps := least
-	if open {
-		steps = slices.Clone(s.known())
-		for i := range steps {
-			steps[i].Durable = i < len(least) && least[i].Durable
-		}
+	s.mu.Lock()
+	steps, meanwhile := slices.Clone(s.steps), s.open
+	s.mu.Unlock()
+	if meanwhile != open {
+		// Recovery ended while the clone was made: it is not known whether
+		// what recovery dropped, or what was begun since, is in it.
+		return
+	}
+	for i := range steps {
+		steps[i].Durable = i < len(least) && least[i].Durable
 	}
 	r.count(func(r *Result) {
 		r.Points++
