@@ -42,13 +42,14 @@
 //
 // # What the columns mean
 //
-// The rate counts operations (rows for scans, batches of 1,000 for batches). Latency
+// The rate counts operations (rows for scans and batches). Latency
 // is that of every 16th operation, or of every one where they are slow. Allocations
 // and CPU count the whole process, background work included; the factor at pulk's is
-// the least CPU of the other stores in Go over pulk's, so more than 1 is less work. Peak memory is the
-// largest resident set during the measured part (VmHWM): the pages of a mapped file
-// that are in use count for bbolt and LMDB, and badger maps its tables. Written is what
-// the process made dirty (write_bytes of /proc/self/io) until it came to rest, for
-// each byte of key and value. Space is what the files occupy then over the live
-// rows.
+// the least CPU of the other stores in Go over pulk's, so more than 1 is less work.
+// Peak memory is the largest resident set during the measured part (VmHWM): the
+// pages of a mapped file that are in use count for bbolt and LMDB, and badger maps
+// its tables. Written is what the process gave to calls that write (wchar of
+// /proc/self/io) until it came to rest, and for badger, which writes through mappings,
+// what it counts itself, for each byte of key and value. Space is what the files
+// occupy then over the live rows.
 package main

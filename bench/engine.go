@@ -40,6 +40,8 @@ type settings struct {
 	cache int64 // bytes of memory to cache with
 	sync  bool  // a write returns when it is on disk
 	cold  bool  // the data are larger than memory
+	// counted says that what is written will be asked for.
+	counted bool
 	// together says that writes of several goroutines are to be gathered, see kind.
 	together bool
 }
@@ -49,6 +51,12 @@ type engine interface {
 	// worker returns what one goroutine uses.
 	worker() worker
 	close() error
+}
+
+// A mapper is an engine that writes through mappings, which the system does not
+// count.
+type mapper interface {
+	mappedBytes() int64 // written so far
 }
 
 // A worker is used by one goroutine. Keys and values that it is given may be

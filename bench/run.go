@@ -57,7 +57,7 @@ func (r *run) dataBytes() int64 { return int64(r.spec.Keys) * r.rows.RowBytes() 
 func (r *run) settings() settings {
 	s := settings{
 		dir: r.spec.Dir, sync: r.load.sync, together: r.kind.batches,
-		cache: max(4*r.dataBytes(), 64<<20),
+		cache: max(4*r.dataBytes(), 64<<20), counted: r.load.writes,
 	}
 	if r.load.cold {
 		s.cache, s.cold = r.dataBytes()/4, true
@@ -204,7 +204,7 @@ func (r *run) measure(n int, seconds float64, f func(g *goroutine, op int) error
 	workload.ResetPeak()
 	var before, after runtime.MemStats
 	runtime.ReadMemStats(&before)
-	cpu, written := cpuTime(), workload.WrittenBytes()
+	cpu, written := cpuTime(), r.written()
 	r.user.Store(0)
 
 	stop, err := startProfiles(r.spec)
@@ -237,7 +237,7 @@ func (r *run) measure(n int, seconds float64, f func(g *goroutine, op int) error
 	x.PeakRSS = workload.PeakBytes()
 	if r.load.writes {
 		r.rest()
-		x.Written = float64(workload.WrittenBytes()-written) / float64(max(r.user.Load(), 1))
+		x.Written = float64(r.written()-written) / float64(max(r.user.Load(), 1))
 		space, err := workload.DiskBytes(r.spec.Dir)
 		if err != nil {
 			return err
@@ -253,14 +253,23 @@ func (r *run) measure(n int, seconds float64, f func(g *goroutine, op int) error
 // workload runs if that is less. It gives up after 20 seconds.
 func (r *run) rest() {
 	quiet := min(10, 1+int(r.spec.Seconds/0.05))
-	last, same := workload.WrittenBytes(), 0
+	last, same := r.written(), 0
 	for tries := 0; same < quiet && tries < 400; tries++ {
 		time.Sleep(50 * time.Millisecond)
-		now := workload.WrittenBytes()
+		now := r.written()
 		if same++; now != last {
 			last, same = now, 0
 		}
 	}
+}
+
+// written returns what was written to files so far.
+func (r *run) written() int64 {
+	sum := workload.WrittenBytes()
+	if m, ok := r.engine.(mapper); ok {
+		sum += m.mappedBytes()
+	}
+	return sum
 }
 
 // random returns a function of i whose results look random, other ones for each

@@ -24,9 +24,11 @@ func PeakBytes() int64 { return numberIn("/proc/self/status", "VmHWM:") << 10 }
 // the whole life of the process.
 func ResetPeak() { _ = os.WriteFile("/proc/self/clear_refs", []byte("5"), 0) }
 
-// WrittenBytes returns what this process has made to be written to disks so far:
-// a page that it changed counts when it becomes dirty, in a mapped file too.
-func WrittenBytes() int64 { return numberIn("/proc/self/io", "\nwrite_bytes:") }
+// WrittenBytes returns what this process has given to calls that write, so far. What
+// it wrote through mappings is not in it. (The system also counts pages when they
+// become dirty, as write_bytes; but a page can be some MiB of a file, of which a
+// small write makes all dirty by that count, and not on disk.)
+func WrittenBytes() int64 { return numberIn("/proc/self/io", "wchar:") }
 
 // numberIn returns the number behind name in a file, or 0.
 func numberIn(file, name string) int64 {
