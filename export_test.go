@@ -19,6 +19,18 @@ func (o Options) Tiny() *Options {
 	})
 }
 
+// Spacious returns a copy of o with segments of the given size and pages so small
+// that there are many of them.
+func (o Options) Spacious(segmentBytes int) *Options {
+	cacheSize := o.CacheSize
+	return o.tuned(func(t *tree.Options) {
+		t.MaxNodeBytes = 2 << 10
+		t.Cache.SegmentBytes = segmentBytes
+		t.Cache.BufferBytes = segmentBytes / 4
+		t.Cache.CacheSize = cacheSize
+	})
+}
+
 // On returns a copy of o whose store is in fsys.
 func (o Options) On(fsys vfs.FS) *Options {
 	return o.tuned(func(t *tree.Options) { t.Cache.FS = fsys })

@@ -274,13 +274,17 @@ type DiskMetrics struct {
 // SpaceMetrics say what the log takes on disk, and what the cleaner does to give
 // space back.
 type SpaceMetrics struct {
-	Segments     int    // files of the log that are in use
-	Bytes        int64  // in those of them that are full
-	Live         int64  // of Bytes, what the store still refers to
-	Cleaned      uint64 // segments that were emptied
-	MovedPages   uint64 // pages that were written anew for that
-	Reads        uint64 // from files for that, not in DiskMetrics.Reads
-	SlowedWrites uint64 // writes that were slowed because space was above its goal
+	Segments     int           // files of the log that are in use
+	Bytes        int64         // of all files
+	Live         int64         // what all pages would take if they were written merged now, about
+	Goal         int64         // Bytes above which writers are slowed more and more
+	Cleaned      uint64        // segments that were emptied
+	CleanedBytes uint64        // of those
+	MovedPages   uint64        // pages that were written anew for that
+	MovedBytes   uint64        // of those: part of DiskMetrics.BytesWritten
+	Reads        uint64        // from files for that, not in DiskMetrics.Reads
+	SlowedWrites uint64        // writes that were held up because space was above its goal
+	SlowedTime   time.Duration // for how long, all together
 }
 
 // Metrics returns what the store counted. After Close, the sizes are those of
@@ -342,10 +346,14 @@ func (d *DB) Metrics() Metrics {
 			Segments:     cache.Segments,
 			Bytes:        cache.SpaceBytes,
 			Live:         cache.LiveBytes,
+			Goal:         cache.SpaceGoal,
 			Cleaned:      cache.CleanedSegments,
+			CleanedBytes: cache.CleanedBytes,
 			MovedPages:   cache.MovedPages,
+			MovedBytes:   cache.RewrittenBytes,
 			Reads:        cache.CleanerReads,
 			SlowedWrites: cache.SlowedWrites,
+			SlowedTime:   cache.SlowedTime,
 		},
 	}
 }

@@ -33,6 +33,14 @@ type Options struct {
 	// take beyond a quarter of CacheSize comes on top.
 	CacheSize int64
 
+	// SpaceTarget is what the store may take on disk, in percent of the bytes that
+	// its data need there: pages, without what is overwritten or deleted. 0 means
+	// 160, and less than 110 is refused. Above it writers are slowed, smoothly, so
+	// that old space comes back in time. A larger target means fewer bytes written
+	// for each byte of data. Small stores take more: files of a 64th of CacheSize, 1
+	// to 64 MiB, of which a dozen beside the data are always allowed.
+	SpaceTarget int
+
 	// Durability says when a write is acknowledged. The zero value is
 	// DurabilitySync.
 	Durability Durability
@@ -181,6 +189,8 @@ func (o *Options) validate() error {
 	switch {
 	case o.CacheSize < 0:
 		return invalid("CacheSize", o.CacheSize)
+	case o.SpaceTarget != 0 && o.SpaceTarget < pagecache.SpaceTargetMin:
+		return invalid("SpaceTarget", o.SpaceTarget)
 	case o.Durability > DurabilityNone:
 		return invalid("Durability", o.Durability)
 	case o.SyncInterval < 0:
@@ -196,12 +206,13 @@ func (o *Options) validate() error {
 // tree returns what o means to package tree.
 func (o *Options) tree(dir string) tree.Options {
 	t := tree.Options{Cache: pagecache.Options{
-		Dir:       dir,
-		CacheSize: max(o.CacheSize, cacheSizeMin),
-		Compress:  o.Compression.pages(),
-		InMemory:  o.InMemory,
-		ReadOnly:  o.ReadOnly,
-		Logger:    o.Logger,
+		Dir:         dir,
+		CacheSize:   max(o.CacheSize, cacheSizeMin),
+		SpaceTarget: o.SpaceTarget,
+		Compress:    o.Compression.pages(),
+		InMemory:    o.InMemory,
+		ReadOnly:    o.ReadOnly,
+		Logger:      o.Logger,
 	}}
 	if o.Merger != nil {
 		t.Merger = tree.Merger(o.Merger)

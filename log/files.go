@@ -256,6 +256,21 @@ func (f *freeFiles) ready() int {
 	return len(f.names)
 }
 
+// IdleBytes returns the bytes of files that hold nothing: those that wait to be
+// reused, and those of recycled segments that wait for a later header (L2).
+func (l *Log) IdleBytes() int64 {
+	if l.options.Discard {
+		return 0
+	}
+	n := int64(l.files.count())
+	lock(&l.writing)
+	for i := range l.streams {
+		n += int64(len(l.streams[i].retired))
+	}
+	l.writing.Unlock()
+	return n * int64(l.segmentBytes)
+}
+
 // newName returns a name for one more free file, or false when there are enough.
 func (f *freeFiles) newName(l *Log) (string, bool) {
 	f.mu.Lock()

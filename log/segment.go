@@ -46,7 +46,7 @@ type segment struct {
 	linked  atomic.Bool   // records may be in it
 	end     atomic.Uint64 // LSN behind its last record; 0 while it is open
 	guessed atomic.Bool   // end is no more than a bound: the segment that stated it is gone
-	live    atomic.Int64  // see Log.Account
+	live    account       // see Log.Account
 	gone    atomic.Bool   // recycled: whatever a read of the file gave is void
 	written atomic.Uint64 // LSN up to which records are in the file
 	handle  atomic.Pointer[handle]
@@ -172,6 +172,7 @@ type SegmentInfo struct {
 	Incarnation uint64
 	Stream      Stream
 	Live        int64 // bytes, by the calls of Account
+	Pieces      int64 // updates that those bytes are
 }
 
 // Segments returns the segments that may hold records, in LSN order. The
@@ -189,12 +190,14 @@ func (l *Log) Segments() []SegmentInfo {
 	all := l.table.all()
 	infos := make([]SegmentInfo, 0, len(all))
 	for _, s := range all {
+		live, pieces := s.live.read()
 		infos = append(infos, SegmentInfo{
 			Base:        s.base,
 			End:         LSN(s.end.Load()),
 			Incarnation: s.incarnation,
 			Stream:      s.stream,
-			Live:        s.live.Load(),
+			Live:        live,
+			Pieces:      pieces,
 		})
 	}
 	return infos
@@ -246,17 +249,33 @@ func findRecord(data []byte, off int, base LSN, s seed) int {
 	return -1
 }
 
-// Account adds p.Size to the live bytes of p's segment, or subtracts it. A
-// segment that is gone is ignored. It takes no lock.
+// An account counts updates and their bytes in one word, so that booking one is
+// one atomic addition. The bytes take the lower 40 bits; either count may be below
+// zero for an instant.
+type account struct{ word atomic.Int64 }
+
+const accountBytesBits = 40
+
+func (a *account) add(bytes int64) { a.word.Add(1<<accountBytesBits + bytes) }
+func (a *account) sub(bytes int64) { a.word.Add(-(1<<accountBytesBits + bytes)) }
+
+func (a *account) read() (bytes, updates int64) {
+	w := a.word.Load()
+	bytes = w << (64 - accountBytesBits) >> (64 - accountBytesBits)
+	return bytes, (w - bytes) >> accountBytesBits
+}
+
+// Account adds the update at p to the live updates and bytes of p's segment, or
+// takes it off. A segment that is gone is ignored. It takes no lock.
 func (l *Log) Account(p Position, live bool) {
 	s := l.segmentAt(p.LSN)
 	if s == nil {
 		return
 	}
 	if live {
-		s.live.Add(int64(p.Size))
+		s.live.add(int64(p.Size))
 	} else {
-		s.live.Add(-int64(p.Size))
+		s.live.sub(int64(p.Size))
 	}
 }
 

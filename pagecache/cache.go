@@ -4,7 +4,6 @@ import (
 	"errors"
 	"sync"
 	"sync/atomic"
-	"time"
 
 	"github.com/pulkdb/db/internal/arena"
 	"github.com/pulkdb/db/internal/epoch"
@@ -42,6 +41,7 @@ type Cache struct {
 	probation  probation
 	checkpoint checkpointer
 	clean      cleaner
+	space      spaceBook
 	recovery   recoveryState
 	scratch    scratchPool
 	metrics    counters
@@ -180,10 +180,7 @@ func (c *Cache) Throttle() error {
 	}
 	c.makeRoom()
 	c.noteWriting()
-	if d := c.clean.pressure.Load(); d > 0 {
-		c.metrics.slowed.Add(1)
-		time.Sleep(time.Duration(d))
-	}
+	c.keepPace()
 	return nil
 }
 

@@ -51,7 +51,8 @@ type checkpointer struct {
 
 	fruitless LSN // Guarded by mu. See checkpointForSpace.
 
-	last atomic.Uint64 // LSN: replay start of the newest snapshot
+	last  atomic.Uint64 // LSN: replay start of the newest snapshot
+	bytes atomic.Int64  // of the files that the newest snapshot is composed of
 }
 
 // A chainFile is a file of the newest snapshot.
@@ -177,9 +178,12 @@ func (c *Cache) writeCheckpointLocked() (recycled int, err error) {
 	}
 	k.sequence = h.Sequence
 	k.chain = append(slices.Clone(k.chain[:base]), f)
+	fileBytes := int64(0)
 	for _, f := range k.chain {
 		facts.files = append(facts.files, f.Sequence)
+		fileBytes += f.Bytes
 	}
+	k.bytes.Store(fileBytes)
 	k.last.Store(uint64(h.ReplayStart[log.Fresh]))
 	k.history = append(k.history, facts)
 	k.history = slices.Clone(k.history[max(0, len(k.history)-snapshotsToKeep):])

@@ -1,6 +1,7 @@
 package pagecache
 
 import (
+	"cmp"
 	"errors"
 	"slices"
 	"sync"
@@ -15,10 +16,7 @@ import (
 // that the segment can be reused once two page-table snapshots no longer need it
 // (P7).
 //
-// Which segment: the one with the best ratio of what is gained and for how long
-// to what it costs, (1-u) x age / (1+u), u being its live share and age the log
-// written since it was closed (cost-benefit cleaning: Rosenblum and Ousterhout,
-// "The Design and Implementation of a Log-Structured File System", SOSP 1991).
+// Which segment: see survey.go. When, and how writers are slowed: see space.go.
 //
 // A page is moved as a whole, by the consolidation protocol: its merged form is
 // written and published by compare-and-swap, with the version that it contains.
@@ -29,70 +27,49 @@ import (
 // stream, where order protects them.
 type cleaner struct {
 	// Atomic.
-	pressure atomic.Int64  // how long a writer is held up per operation, ns
-	due      atomic.Uint64 // LSN: when the log gets there, space is looked at again
-	moved    atomic.Uint64
-	cleaned  atomic.Uint64
-	reads    atomic.Uint64 // of fragments of pages that were not in memory
+	due     atomic.Uint64 // LSN: when the log gets there, space is looked at again
+	moved   atomic.Uint64
+	cleaned atomic.Uint64
+	reads   atomic.Uint64 // of fragments of pages that were not in memory
+	bytes   atomic.Uint64 // of segments cleaned
+	written atomic.Uint64 // bytes of pages, for that
 
 	wake chan struct{}
 
 	mu sync.Mutex // held while a segment is cleaned
 
 	// Guarded by mu.
-	pids    []PID
-	refused map[LSN]bool // segments that could not be read
+	pids     []PID
+	refused  map[LSN]bool // segments that could not be read
+	victims  []victim     // of the last survey, the best one last
+	surveyed LSN          // the log's end at that
 }
 
 const (
-	cleanPoll = 20 * time.Millisecond
-	// Space in percent of live data, segments that only wait for a snapshot left
-	// out: the cleaner works above the first, and writers are slowed above the
-	// second (all space counted).
-	cleanStartPercent = 135
-	cleanSlowPercent  = 170
-	cleanSlowMax      = 2 * time.Millisecond
-	// Segments beyond that do not count as too many, whatever the share.
-	cleanFreeSegments = 4
+	cleanPoll = 5 * time.Millisecond
+	// movers is how many goroutines move pages: most of the time they read.
+	movers = 4
+	// The cleaner works while space exceeds the goal less slack/cleanStartShare, and
+	// has a page-table snapshot written when slack/snapshotShare waits for one.
+	cleanStartShare = 8
+	snapshotShare   = 6
+	// In a store so small that its goal follows from spaceSegmentsMin it begins at so
+	// many segments beyond SpaceTarget: what is moved is merged, and so made small.
+	cleanSegmentsMin = 5
 )
 
-// noteWriting wakes the cleaner when a segment was written since it last looked.
+// noteWriting wakes the cleaner when a quarter of a segment was written since space
+// was last looked at, and looks at it: the cleaner may not get to run.
 func (c *Cache) noteWriting() {
-	if uint64(c.log.Tail(log.Fresh)) < c.clean.due.Load() {
+	tail, due := uint64(c.log.Tail(log.Fresh)), c.clean.due.Load()
+	if tail < due || !c.clean.due.CompareAndSwap(due, tail+uint64(c.log.SegmentBytes())/4) {
 		return
 	}
+	c.setPace(c.measureSpace(c.log.Segments()))
 	select {
 	case c.clean.wake <- struct{}{}:
 	default:
 	}
-}
-
-// space is the log's use of the disk.
-type space struct {
-	total   int64 // bytes of all segments
-	live    int64 // of those, live
-	waiting int64 // in segments without live data, that wait for a snapshot
-}
-
-func (c *Cache) space(segments []log.SegmentInfo) space {
-	var s space
-	for _, g := range segments {
-		size := c.sizeOf(g)
-		s.total += size
-		s.live += max(g.Live, 0)
-		if g.End != 0 && g.Live == 0 {
-			s.waiting += size
-		}
-	}
-	return s
-}
-
-// sizeOf is the bytes a segment takes.
-func (c *Cache) sizeOf(s log.SegmentInfo) int64 {
-	if s.End == 0 {
-		return 0 // open: its end is the tail's business
-	}
-	return int64(s.End - s.Base)
 }
 
 // runCleaner is the cleaner's goroutine.
@@ -121,28 +98,27 @@ func (c *Cache) runCleaner() {
 // It reports whether it did. Writers are held up only while that brings
 // something.
 func (c *Cache) cleanOnce() bool {
-	c.clean.mu.Lock()
+	lock(&c.clean.mu)
 	defer c.clean.mu.Unlock()
-	c.clean.due.Store(uint64(c.log.Tail(log.Fresh)) + uint64(c.log.SegmentBytes()))
+	c.clean.due.Store(uint64(c.log.Tail(log.Fresh)) + uint64(c.log.SegmentBytes())/4)
 	segments := c.log.Segments()
-	s := c.space(segments)
-	slack := cleanFreeSegments * int64(c.log.SegmentBytes())
-	pressure := c.slowdown(s)
-	c.clean.pressure.Store(int64(pressure))
-	victim, ok := c.chooseVictim(segments)
+	c.sampleGrowth(segments)
+	s := c.measureSpace(segments)
+	c.setPace(s)
+	start := min(s.goal-s.slack/cleanStartShare, s.live*int64(c.options.SpaceTarget)/100+cleanSegmentsMin*int64(c.log.SegmentBytes()))
 	done := false
-	switch {
-	case s.waiting > slack/2+s.live/10:
+	if s.total > start && s.waiting > s.slack/snapshotShare {
 		done = c.snapshotForSpace()
-	case ok && s.total-s.waiting > s.live*cleanStartPercent/100+slack:
-		done = c.cleanVictim(victim)
-	case pressure > 0 && s.waiting > 0:
-		done = c.snapshotForSpace()
-	case pressure > 0 && ok:
-		done = c.cleanVictim(victim)
 	}
+	if !done && s.total-s.waiting > start {
+		done = c.cleanNext(segments)
+	}
+	if !done && s.total > start && s.waiting > 0 {
+		done = c.snapshotForSpace()
+	}
+	c.space.stuck.Store(!done && s.total > start)
 	if !done {
-		c.clean.pressure.Store(0)
+		c.space.pace.Store(0)
 	}
 	return done
 }
@@ -157,50 +133,45 @@ func (c *Cache) snapshotForSpace() bool {
 	return err == nil && recycled > 0
 }
 
-func (c *Cache) cleanVictim(victim LSN) bool {
-	err := c.cleanSegment(victim)
-	switch {
-	case err == nil:
-		c.clean.cleaned.Add(1)
-		paths.Hit(paths.Cleaned)
-		return true
-	case errors.Is(err, log.ErrGone), errors.Is(err, log.ErrState), errors.Is(err, ErrClosed), errors.Is(err, errStopped):
-		return false
+// cleanNext cleans the best segment. It reports false if there is none.
+func (c *Cache) cleanNext(segments []log.SegmentInfo) bool {
+	k := &c.clean
+	tail := c.log.Tail(log.Fresh)
+	if tail > k.surveyed+LSN(len(segments)/surveyShare*c.log.SegmentBytes()) {
+		k.victims = k.victims[:0]
 	}
-	c.clean.refused[victim] = true
-	c.options.Logger.Error("pagecache: cleaning a segment failed", "segment", victim.String(), "error", err)
+	for fresh := false; !fresh; {
+		if len(k.victims) == 0 {
+			k.victims, k.surveyed, fresh = c.survey(segments), tail, true
+		}
+		for len(k.victims) > 0 {
+			v := k.victims[len(k.victims)-1]
+			k.victims = k.victims[:len(k.victims)-1]
+			i, ok := slices.BinarySearchFunc(segments, v.base, func(s log.SegmentInfo, base LSN) int { return cmp.Compare(s.Base, base) })
+			if ok && segments[i].Live > 0 {
+				return c.cleanVictim(v)
+			}
+		}
+	}
 	return false
 }
 
-// slowdown is how long each write waits while space is above its goal: it grows
-// smoothly, from nothing at cleanSlowPercent.
-func (c *Cache) slowdown(s space) time.Duration {
-	limit := s.live*cleanSlowPercent/100 + cleanFreeSegments*int64(c.log.SegmentBytes())
-	over := s.total - limit
-	if over <= 0 || s.live == 0 {
-		return 0
+func (c *Cache) cleanVictim(v victim) bool {
+	err := c.cleanSegment(v.base)
+	switch {
+	case err == nil:
+		c.clean.cleaned.Add(1)
+		c.clean.bytes.Add(uint64(v.size))
+		paths.Hit(paths.Cleaned)
+		return true
+	case errors.Is(err, log.ErrGone), errors.Is(err, log.ErrState):
+		return len(c.clean.victims) > 0
+	case errors.Is(err, ErrClosed), errors.Is(err, errStopped):
+		return false
 	}
-	return min(cleanSlowMax, cleanSlowMax*time.Duration(over*10/s.live+1)/10)
-}
-
-// chooseVictim finds the closed segment that is best cleaned now.
-func (c *Cache) chooseVictim(segments []log.SegmentInfo) (LSN, bool) {
-	best, victim := 0.0, LSN(0)
-	tail := c.log.Tail(log.Fresh)
-	for _, s := range segments {
-		if s.End == 0 || s.Live <= 0 || s.End > tail || c.clean.refused[s.Base] {
-			continue
-		}
-		u := float64(s.Live) / float64(c.sizeOf(s))
-		if u > 0.98 {
-			continue
-		}
-		age := float64(tail-s.Base) + 1
-		if score := (1 - u) * age / (1 + u); score > best {
-			best, victim = score, s.Base
-		}
-	}
-	return victim, best > 0
+	c.clean.refused[v.base] = true
+	c.options.Logger.Error("pagecache: cleaning a segment failed", "segment", v.base.String(), "error", err)
+	return false
 }
 
 // cleanSegment moves everything live out of a segment.
@@ -218,21 +189,49 @@ func (c *Cache) cleanSegment(base LSN) error {
 	if err != nil {
 		return err
 	}
-	for _, pid := range pids {
-		select {
-		case <-c.stop:
-			return errStopped
-		default:
+	return c.moveAll(base, pids)
+}
+
+// moveAll moves the pages, several at a time: who moves one that is not in memory
+// reads most of the time.
+func (c *Cache) moveAll(base LSN, pids []PID) error {
+	var next atomic.Int64
+	errs := make([]error, movers)
+	move := func(mover int) {
+		for errs[mover] == nil {
+			i := next.Add(1) - 1
+			if i >= int64(len(pids)) {
+				return
+			}
+			if i%cleanPaceEvery == cleanPaceEvery-1 {
+				c.setPace(c.measureSpace(c.log.Segments()))
+			}
+			if errs[mover] = c.moveOne(pids[i], base); errs[mover] != nil {
+				next.Store(int64(len(pids)))
+			}
 		}
-		if err := c.log.Throttle(); err != nil {
-			return err
-		}
-		if err := c.movePage(pid, base); err != nil {
-			return err
-		}
-		c.clean.moved.Add(1)
 	}
-	return nil
+	var wg sync.WaitGroup
+	for mover := 1; mover < movers; mover++ {
+		wg.Go(func() { move(mover) })
+	}
+	move(0)
+	wg.Wait()
+	return errors.Join(errs...)
+}
+
+// cleanPaceEvery is after how many pages the pace is set anew.
+const cleanPaceEvery = 32
+
+func (c *Cache) moveOne(pid PID, segment LSN) error {
+	if c.stopping() {
+		return errStopped
+	}
+	if err := c.log.Throttle(); err != nil {
+		return err
+	}
+	c.clean.moved.Add(1)
+	return c.movePage(pid, segment)
 }
 
 // refersTo reports whether the table refers to the update at p.
@@ -342,6 +341,9 @@ func (c *Cache) tryMoveResident(pid PID) (done, resident bool, err error) {
 		return false, false, err
 	}
 	done, err = c.rewrite(g, v, c.streamFor(v))
+	if done {
+		c.clean.written.Add(uint64(len(v.Base())))
+	}
 	return done, true, err
 }
 
@@ -381,6 +383,9 @@ func (c *Cache) tryMoveEvicted(pid PID) (bool, error) {
 	}
 	f.recovery = c.recoveryOf(pid, data)
 	done, err := c.publishFolded(g, v, f)
+	if done {
+		c.clean.written.Add(uint64(len(f.update.Payload)))
+	}
 	c.codec.release(&f.update)
 	if !done {
 		c.dropNode(ref)

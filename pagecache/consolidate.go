@@ -322,11 +322,12 @@ func (c *Cache) tryPublishFolded(g epoch.Guard, slot *atomic.Uint64, v View, wor
 	}
 	if f.toLog {
 		c.noteLogged(v.pid, p)
+		c.noteBase(p, true)
 		if f.recovery != nil {
 			c.recovery.note(*f.recovery)
 		}
 		r.Complete(f.base.stamp)
-		c.accountView(v, false)
+		c.disownView(v)
 	}
 	c.retireChain(g, word)
 	return true, nil
@@ -392,14 +393,17 @@ func (c *Cache) retireChain(g epoch.Guard, word uint64) {
 	}
 }
 
-// accountView adds the fragments of v to the live bytes of their segments, or
-// takes them off.
-func (c *Cache) accountView(v View, live bool) {
+// disownView takes the fragments of v off the live bytes of their segments.
+func (c *Cache) disownView(v View) {
 	for d := v.top(); d != nil; d = c.olderDelta(d) {
-		c.log.Account(d.position(), live)
+		c.log.Account(d.position(), false)
 	}
 	for i := range int(v.bottom.positions) {
-		c.log.Account(v.bottom.position(i), live)
+		p := v.bottom.position(i)
+		c.log.Account(p, false)
+		if i == 0 {
+			c.noteBase(p, false)
+		}
 	}
 }
 

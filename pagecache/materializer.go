@@ -16,6 +16,7 @@ type Merging struct {
 	Moments   []uint64   // of the open read snapshots, ascending
 	KeepAll   bool       // a read snapshot is being opened: no version may be dropped
 	Clock     uint64     // every read snapshot opened from now on has a moment >= Clock
+	Trial     bool       // the result is measured and thrown away
 
 	freed []freedPage
 }

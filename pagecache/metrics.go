@@ -49,12 +49,16 @@ type Metrics struct {
 	ReplayedOnOpen uint64        // updates that Open replayed
 
 	Segments        int    // files of the log in use
-	SpaceBytes      int64  // of the log's closed segments
-	LiveBytes       int64  // of those, what the store refers to
+	SpaceBytes      int64  // of all files of the log, and of page-table snapshots
+	LiveBytes       int64  // what the pages would take in the log if all were merged now, about
+	SpaceGoal       int64  // bytes: above, writers are slowed more and more
 	CleanedSegments uint64 // emptied by moving what was live in them
 	MovedPages      uint64 // for that
 	CleanerReads    uint64 // fragments read for that, in no other count
+	CleanedBytes    uint64 // of those segments
+	RewrittenBytes  uint64 // written for that
 	SlowedWrites    uint64 // that waited for the cleaner
+	SlowedTime      time.Duration
 }
 
 // MemoryMetrics say what memory is used for, in bytes. CacheSize bounds the sum of
@@ -92,7 +96,7 @@ func (c *Cache) Metrics() Metrics {
 		return Metrics{Log: c.log.Metrics()}
 	}
 	segments := c.log.Segments()
-	space := c.space(segments)
+	space := c.measureSpace(segments)
 	_, age := c.OldestMoment()
 	memory := c.memoryMetrics()
 	return Metrics{
@@ -121,6 +125,10 @@ func (c *Cache) Metrics() Metrics {
 		Segments:        len(segments),
 		SpaceBytes:      space.total,
 		LiveBytes:       space.live,
+		SpaceGoal:       space.goal,
+		CleanedBytes:    c.clean.bytes.Load(),
+		RewrittenBytes:  c.clean.written.Load(),
+		SlowedTime:      time.Duration(c.space.waited.Load()),
 		CleanedSegments: c.clean.cleaned.Load(),
 		MovedPages:      c.clean.moved.Load(),
 		CleanerReads:    c.clean.reads.Load(),

@@ -39,7 +39,13 @@ type Options struct {
 	// Default 8.
 	LoadReads int
 
-	// SegmentBytes and BufferBytes are the log's; see log.Options.
+	// SpaceTarget is what the files of the log may take, in percent of live data,
+	// before writers are slowed for the cleaner's sake. Default 160. More means fewer
+	// bytes written.
+	SpaceTarget int
+
+	// SegmentBytes and BufferBytes are the log's; see log.Options. Default for
+	// the first: a 64th of CacheSize, at least 1 MiB and at most 64 MiB.
 	SegmentBytes int
 	BufferBytes  int
 
@@ -81,8 +87,23 @@ func (o Options) withDefaults() Options {
 	setDefault(&o.RewriteShare, 80)
 	setDefault(&o.LoadReads, 8)
 	setDefault(&o.SnapshotBytes, 128<<20)
+	setDefault(&o.SpaceTarget, 160)
+	if o.SegmentBytes == 0 {
+		o.SegmentBytes = min(max(int(o.CacheSize/64), segmentBytesLeast), segmentBytesMost) &^ (segmentBytesLeast - 1)
+		setDefault(&o.BufferBytes, segmentBytesLeast) // whatever the cache, so that limits do not depend on it
+	}
 	return o
 }
+
+// Segments are cleaned and reused one by one, and a store keeps some of them beside
+// its data, so they are small where the cache is; but each is a file.
+const (
+	segmentBytesLeast = 1 << 20
+	segmentBytesMost  = 64 << 20
+)
+
+// SpaceTargetMin is the least SpaceTarget.
+const SpaceTargetMin = 110
 
 func setDefault[T int | int64](field *T, value T) {
 	if *field == 0 {
@@ -104,6 +125,8 @@ func (o Options) validate() error {
 		return fmt.Errorf("pagecache: Options.LoadReads is %d", o.LoadReads)
 	case o.Compress > ZstdBetter:
 		return fmt.Errorf("pagecache: Options.Compress is %d", o.Compress)
+	case o.SpaceTarget < SpaceTargetMin:
+		return fmt.Errorf("pagecache: Options.SpaceTarget is %d, less than %d", o.SpaceTarget, SpaceTargetMin)
 	case o.SnapshotBytes < 0:
 		return fmt.Errorf("pagecache: Options.SnapshotBytes is %d", o.SnapshotBytes)
 	case o.InMemory && o.ReadOnly:

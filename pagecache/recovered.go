@@ -118,6 +118,7 @@ func (c *Cache) accountRange(first, last PID) (free []PID, err error) {
 		if !slices.IsSortedFunc(positions[1:], func(a, b log.Position) int { return int(int64(a.LSN) - int64(b.LSN)) }) {
 			return nil, fmt.Errorf("pagecache: page %d: fragments out of order: %w", pid, ErrCorrupt)
 		}
+		c.noteBase(positions[0], true)
 		for _, p := range positions {
 			c.log.Account(p, true)
 		}

@@ -518,7 +518,9 @@ func (u *Update) account() {
 		case nodeDelta:
 			c.noteLogged(pid, c.deltaAt(o.node).position())
 		case nodeBase:
-			c.noteLogged(pid, c.bottomAt(o.node).position(0))
+			p := c.bottomAt(o.node).position(0)
+			c.noteLogged(pid, p)
+			c.noteBase(p, true)
 			if o.recovery != nil {
 				c.recovery.note(*o.recovery)
 			}
@@ -534,7 +536,7 @@ func (u *Update) account() {
 				c.log.Account(p, false)
 			}
 		case t.replaced && !t.fresh:
-			c.accountView(t.view, false)
+			c.disownView(t.view)
 		}
 	}
 }

@@ -34,7 +34,7 @@ func (x materializer) Merge(dst []byte, in *pagecache.Merging) ([]byte, error) {
 	m := newMerger()
 	defer m.release()
 	out, err := m.merge(dst, n, in.Fragments[1:], r)
-	if err == nil {
+	if err == nil && !in.Trial {
 		merged := node(out[len(dst):])
 		x.kept.note(in.PID, merged)
 		x.thin.noteIf(in.PID, merged)

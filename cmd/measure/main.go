@@ -28,6 +28,7 @@ type config struct {
 	idle     time.Duration
 	duration time.Duration
 	rounds   int
+	target   int
 	cycles   int
 	settle   time.Duration
 }
@@ -37,6 +38,7 @@ func parse() (config, string) {
 	flag.IntVar(&c.keys, "keys", 10_000_000, "number of `keys`")
 	flag.IntVar(&c.value, "value", 100, "`bytes` of a value, at least 16")
 	flag.Float64Var(&c.cache, "cache", 128, "Options.CacheSize in `MiB`")
+	flag.IntVar(&c.target, "target", 0, "Options.SpaceTarget in `percent`, or 0")
 	flag.IntVar(&c.writers, "writers", 2, "`goroutines` that write")
 	flag.StringVar(&c.phases, "phases", "load,uniform,zipf,delete,refill", "phases, in order; idle is one too")
 	flag.Uint64Var(&c.seed, "seed", 1, "decides the order of the writes")
@@ -60,7 +62,7 @@ func parse() (config, string) {
 func (c config) cacheBytes() int64 { return int64(c.cache * (1 << 20)) }
 
 func (c config) options() *db.Options {
-	o := &db.Options{CacheSize: c.cacheBytes(), Durability: db.DurabilityNone}
+	o := &db.Options{CacheSize: c.cacheBytes(), SpaceTarget: c.target, Durability: db.DurabilityNone}
 	if c.zstd {
 		o.Compression = db.CompressionZstd
 	}

@@ -1,0 +1,111 @@
+package pagecache
+
+import (
+	"cmp"
+	"slices"
+
+	"github.com/pulkdb/db/log"
+)
+
+// Which segments to clean is decided by what that costs and gains. A page is moved
+// as a whole: a segment in which 1% is live, deltas of a thousand pages, costs a
+// thousand pages to be written, and so its live bytes say little. The cost of a
+// segment is the bytes of all pages that have anything in it. The gain is what is
+// dead in it, and what moving those pages makes dead elsewhere: the deltas
+// that are merged into them. A survey goes through the table and adds this up for all
+// segments; the best ones are cleaned until that much was written that it is time for
+// the next. It costs less than a microsecond for each page, for every
+// surveyShare-th part of the space written.
+//
+// Under uniform updates this comes down to the oldest bases first: pages that were
+// not written for longest have the most deltas, and those die with them, so that
+// deltas hardly ever have to be moved on their own account.
+type victim struct {
+	base  LSN
+	size  int64
+	dead  int64
+	cost  int64 // bytes of the pages to be written
+	gain  int64 // bytes of their deltas, wherever those are
+	score float64
+}
+
+const (
+	surveyShare    = 32
+	surveyPages    = 64 // looked at under one guard
+	victimsMin     = 4
+	segmentDeadMin = 50 // a segment with less than one 50th of it dead, and as little to gain, is left alone
+)
+
+// survey finds the segments that are best cleaned, the best one last.
+func (c *Cache) survey(segments []log.SegmentInfo) []victim {
+	tail := c.log.Tail(log.Fresh)
+	all := make([]victim, len(segments))
+	for i, s := range segments {
+		all[i] = victim{base: s.Base, size: c.sizeOf(s)}
+		all[i].dead = all[i].size - max(s.Live, 0)
+	}
+	c.surveyPages(all)
+	candidates := all[:0]
+	for i, v := range all {
+		s := segments[i]
+		if s.End == 0 || s.Live <= 0 || s.End > tail || c.clean.refused[s.Base] || (v.dead+v.gain)*segmentDeadMin < v.size {
+			continue
+		}
+		v.score = (float64(v.dead) + float64(v.gain)) / float64(v.cost+1)
+		candidates = append(candidates, v)
+	}
+	slices.SortFunc(candidates, func(a, b victim) int { return cmp.Compare(a.score, b.score) })
+	n := max(victimsMin, len(segments)/surveyShare)
+	return slices.Clone(candidates[max(0, len(candidates)-n):])
+}
+
+func (c *Cache) surveyPages(all []victim) {
+	last := c.pids.max()
+	var seen []int
+	for from := PID(1); from <= last; from += surveyPages {
+		g := c.Pin()
+		for pid := from; pid < from+surveyPages && pid <= last; pid++ {
+			if slot := c.table.slot(pid); slot != nil {
+				seen = c.surveyPage(slot.Load(), all, seen[:0])
+			}
+		}
+		g.Unpin()
+	}
+}
+
+// surveyPage adds a page to the segments that it has something in.
+func (c *Cache) surveyPage(word uint64, all []victim, seen []int) []int {
+	if c.isFree(word) {
+		return seen
+	}
+	inLog := int64(0)
+	visit := func(p log.Position) {
+		inLog += int64(p.Size)
+		base := c.log.SegmentOf(p.LSN)
+		if k := len(seen); k > 0 && all[seen[k-1]].base == base {
+			return
+		}
+		i, ok := slices.BinarySearchFunc(all, base, func(v victim, base LSN) int { return cmp.Compare(v.base, base) })
+		if ok && !slices.Contains(seen, i) {
+			seen = append(seen, i)
+		}
+	}
+	b := c.bottomOf(word)
+	for i := range int(b.positions) {
+		visit(b.position(i))
+	}
+	if c.headerAt(word).kind == nodeDelta {
+		for d := c.deltaAt(word); d != nil; d = c.olderDelta(d) {
+			visit(d.position())
+		}
+	}
+	if b.positions == 0 {
+		return seen
+	}
+	base := int64(b.position(0).Size)
+	for _, i := range seen {
+		all[i].cost += base
+		all[i].gain += inLog - base
+	}
+	return seen
+}
