@@ -40,7 +40,7 @@ stall: ; $(GO) run ./cmd/measure $(MEASURE) stall
 scanhits: ; $(GO) run ./cmd/measure -keys 1000000 -cache 14 -writers 1 -time 10s $(MEASURE) scanhits
 # Comparisons with other stores: see go doc ./bench. BENCHTAGS=lmdb adds LMDB, which needs cgo and its library.
 bench-compare: ; cd bench && for k in 1000000 10000000; do $(GO) run -tags "$(BENCHTAGS)" . -keys $$k -write results-$$k.json -svg chart-$$k.svg $(BENCH) || exit 1; done
-bench-small: ; cd bench && $(GO) vet . && $(GO) test -count=1 . && $(GO) run . -keys 10000 -seconds 0.02 -rounds 1 -one
+bench-small: ; cd bench && $(GO) vet . && $(GO) test -count=1 . && $(GO) run . -keys 5000 -seconds 0.01 -rounds 1 -one
 # A value of 1 GiB in a store with a cache of 64 MiB: see go doc ./cmd/gigabyte.
 gigabyte: ; $(GO) run ./cmd/gigabyte $(GIGABYTE)
 quickstart: ; d=$$(mktemp -d) && $(GO) run ./examples/quickstart -dir $$d/store && $(GO) run ./examples/quickstart -dir $$d/store; s=$$?; rm -rf $$d; exit $$s

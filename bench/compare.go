@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
 	"os/signal"
@@ -104,10 +105,16 @@ func copyStore(to, from string) error {
 		return fmt.Errorf("cp: %w: %s", err, out)
 	}
 	// What is dirty would be written during the run.
-	if out, err := exec.Command("sync", "-f", to).CombinedOutput(); err != nil {
-		return fmt.Errorf("sync: %w: %s", err, out)
-	}
-	return nil
+	return filepath.WalkDir(to, func(path string, entry fs.DirEntry, err error) error {
+		if err != nil || entry.IsDir() {
+			return err
+		}
+		f, err := os.OpenFile(path, os.O_RDWR, 0)
+		if err != nil {
+			return err
+		}
+		return errors.Join(f.Sync(), f.Close())
+	})
 }
 
 // child runs a workload in another process.
