@@ -169,18 +169,24 @@ func (c *Cache) Sync() error { return c.log.Sync() }
 // evictor when memory is over its budget, and returns the log's failure if there
 // is one.
 func (c *Cache) Throttle() error {
+	if err := c.ThrottleUnpaced(); err != nil || c.options.InMemory {
+		return err
+	}
+	c.keepPace()
+	return nil
+}
+
+// ThrottleUnpaced is Throttle for updates that give space back, such as those of an
+// owner who tidies up: it does not wait for the cleaner.
+func (c *Cache) ThrottleUnpaced() error {
 	if c.options.ReadOnly {
 		return ErrReadOnly
 	}
-	if err := c.log.Throttle(); err != nil {
+	if err := c.log.Throttle(); err != nil || c.options.InMemory {
 		return err
-	}
-	if c.options.InMemory {
-		return nil
 	}
 	c.makeRoom()
 	c.noteWriting()
-	c.keepPace()
 	return nil
 }
 

@@ -49,10 +49,11 @@ func (o Options) shareOf(percent int) int {
 
 // A join is one under way.
 type join struct {
-	t     *Tree
-	level int
-	pids  []PID // the run, from left to right
-	lo    []byte
+	t      *Tree
+	level  int
+	pids   []PID // the run, from left to right
+	wanted int   // how long it was meant to be
+	lo     []byte
 
 	u      *pagecache.Update
 	views  []pagecache.View
@@ -98,6 +99,9 @@ func (t *Tree) tryJoin(pid PID) (bool, error) {
 
 // planJoin finds a run to join around page pid, or nil.
 func (t *Tree) planJoin(pid PID) (*join, error) {
+	if err := t.cache.Load(pid); err != nil {
+		return nil, err
+	}
 	lo, level, ok := t.thinNode(pid)
 	if !ok {
 		return nil, nil
@@ -129,9 +133,9 @@ func (t *Tree) planJoin(pid PID) (*join, error) {
 	if to-from < 2 {
 		return nil, nil
 	}
-	j := &join{t: t, level: level, lo: children[from].key}
+	j := &join{t: t, level: level}
 	for _, c := range children[from:to] {
-		if err := t.load(c.pid, false); err != nil {
+		if err := t.cache.Load(c.pid); err != nil {
 			return nil, err
 		}
 		j.pids = append(j.pids, c.pid)
@@ -181,43 +185,60 @@ func (t *Tree) siblings(pid PID, lo []byte, level int) (children []separator, at
 	return children, at, nil
 }
 
-// roughBytes is about what the page amounts to: of one that is not in memory, what
-// it takes in the log.
+// roughBytes is about what the page amounts to. One that is not in memory is read:
+// what it takes in the log says little of a page from which much was deleted, and
+// neighbours of a thin node are often thin themselves.
 func (t *Tree) roughBytes(pid PID) int {
+	if t.cache.Load(pid) != nil {
+		return t.options.MaxNodeBytes
+	}
 	g := t.cache.Pin()
 	defer g.Unpin()
 	v, err := t.cache.Peek(g, pid)
-	if err != nil {
+	if err != nil || !v.Resident() {
 		return t.options.MaxNodeBytes
 	}
-	if v.Resident() {
-		return mergedBytes(v)
-	}
-	n, _ := v.LogBytes()
-	return n
+	return mergedBytes(v)
 }
 
-// acquire takes the pages' writer bits and merges them. It is false if one has gone
-// or left memory meanwhile: the node is still thin, and comes up again.
+// acquire takes the pages' writer bits and merges them. Some may have been evicted
+// again, or joined or split by now: what is left is the first two or more in a row
+// that are as they should be. It is false if there are none: the node is still thin,
+// and comes up again.
 func (j *join) acquire() (ok bool, err error) {
-	for _, pid := range j.pids {
+	run := j.pids
+	j.pids, j.wanted = nil, len(run)
+	for _, pid := range run {
 		v, err := j.u.Acquire(pid)
+		if err == pagecache.ErrGone {
+			continue
+		}
 		if err != nil {
-			return false, ignoreStale(err)
+			return false, err
 		}
 		yield(yieldJoinOwned)
 		n, err := j.merge(v)
-		if n == nil {
+		if err != nil {
 			return false, err
 		}
-		if before := len(j.nodes) - 1; n.level() != j.level || n.isRoot() || before >= 0 && !follows(j.nodes[before], n, pid) {
-			return false, nil
+		last := len(j.nodes) - 1
+		if n == nil || n.level() != j.level || n.isRoot() || last >= 0 && !follows(j.nodes[last], n, pid) {
+			j.u.Release(pid)
+			if last > 0 {
+				break
+			}
+			for _, pid := range j.pids {
+				j.u.Release(pid)
+			}
+			j.pids, j.views, j.nodes = nil, nil, nil
+			continue
 		}
-		j.views, j.nodes = append(j.views, v), append(j.nodes, n)
+		j.pids, j.views, j.nodes = append(j.pids, pid), append(j.views, v), append(j.nodes, n)
 	}
-	if !bytes.Equal(j.nodes[0].lo(), j.lo) {
+	if len(j.nodes) < 2 {
 		return false, nil
 	}
+	j.lo = j.nodes[0].lo()
 	g := j.t.cache.Pin()
 	p, err := j.t.descend(g, 0, &seek{key: j.lo}, j.level+1)
 	g.Unpin() // the Update's guard is older
@@ -245,7 +266,7 @@ func follows(left, n node, pid PID) bool {
 // build makes the joined node and the parent without the separators of the others.
 func (j *join) build() (left, above []byte, ok bool) {
 	left = appendJoined(j.nodes)
-	if len(left) > j.t.options.MaxNodeBytes {
+	if len(left) > j.t.options.shareOf(joinedShare+10) { // the plan's sizes are estimates
 		return nil, nil, false
 	}
 	n, err := j.merge(j.parent.view)
@@ -322,8 +343,14 @@ func (j *join) settle(left, above node) {
 		t.shrinker.kept.forget(pid)
 	}
 	t.shrinker.kept.note(j.pids[0], left)
-	if len(j.pids) == joinMax {
-		t.thin.note(j.pids[0]) // there may be more
+	if j.level > 0 {
+		// Children that had no neighbour under their parent have one now.
+		for _, n := range j.nodes[1:] {
+			t.thin.noteAgain(n.child(0))
+		}
+	}
+	if j.wanted > len(j.pids) || len(j.pids) == joinMax {
+		t.thin.note(j.pids[0]) // there is more
 	}
 	if !node(above).isRoot() && len(above) < t.thin.bytes {
 		t.thin.note(j.parent.view.PID())

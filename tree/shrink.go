@@ -185,7 +185,7 @@ func (s *shrinker) take(oldest uint64) (Range, bool) {
 func (s *shrinker) walk(r Range) {
 	at := r.Lo
 	for !s.stopping() {
-		if s.t.cache.Throttle() != nil {
+		if s.t.cache.ThrottleUnpaced() != nil {
 			return
 		}
 		g, p, err := s.t.locate(0, &seek{key: at}, 0)
@@ -207,7 +207,7 @@ func (s *shrinker) walk(r Range) {
 // is left to see them.
 func (s *shrinker) walkKept(oldest uint64) {
 	for _, pid := range s.kept.list(oldest) {
-		if s.stopping() || s.t.cache.Throttle() != nil {
+		if s.stopping() || s.t.cache.ThrottleUnpaced() != nil {
 			return
 		}
 		if s.t.load(pid, false) != nil {

@@ -20,10 +20,17 @@ type thinNodes struct {
 	mu    sync.Mutex // a leaf of the lock order
 	pids  []PID      // Guarded by mu. First noted, first looked after.
 	known map[PID]struct{}
+
+	// Those that could not be joined are not noted again for a while: to look at a
+	// node and its neighbours may mean to load and fold them, which notes them.
+	refused map[PID]bool // Guarded by mu. True: noted meanwhile.
 }
 
 const (
 	thinMax = 4096 // remembered at once
+
+	retryEvery = 500 * time.Millisecond
+	retryMax   = 256 // refused nodes that are looked at once more then
 
 	// joinPauseMin is how long the joiner rests after each join, so that many
 	// deletions are done before their leaves are joined; joinPauseShare is in
@@ -33,7 +40,7 @@ const (
 )
 
 func newThinNodes(bytes int) *thinNodes {
-	return &thinNodes{bytes: bytes, wake: make(chan struct{}, 1), known: make(map[PID]struct{})}
+	return &thinNodes{bytes: bytes, wake: make(chan struct{}, 1), known: make(map[PID]struct{}), refused: make(map[PID]bool)}
 }
 
 // noteIf notes page pid if n is a thin node and has siblings.
@@ -49,6 +56,10 @@ func (x *thinNodes) note(pid PID) {
 	if _, ok := x.known[pid]; ok {
 		return
 	}
+	if _, ok := x.refused[pid]; ok {
+		x.refused[pid] = true
+		return
+	}
 	if len(x.pids) >= thinMax {
 		x.missed.Store(true)
 		return
@@ -59,6 +70,39 @@ func (x *thinNodes) note(pid PID) {
 	select {
 	case x.wake <- struct{}{}:
 	default:
+	}
+}
+
+// noteAgain is note for a node that may have been refused and now has neighbours.
+func (x *thinNodes) noteAgain(pid PID) {
+	x.mu.Lock()
+	delete(x.refused, pid)
+	x.mu.Unlock()
+	x.note(pid)
+}
+
+// refuse says that the node could not be joined.
+func (x *thinNodes) refuse(pid PID) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if len(x.refused) < thinMax {
+		x.refused[pid] = false
+	}
+}
+
+// retry lets refused nodes be noted again, and notes some of those that were
+// meanwhile.
+func (x *thinNodes) retry() {
+	x.mu.Lock()
+	refused := x.refused
+	x.refused = make(map[PID]bool)
+	x.mu.Unlock()
+	n := 0
+	for pid, again := range refused {
+		if again && n < retryMax {
+			x.note(pid)
+			n++
+		}
 	}
 }
 
@@ -103,24 +147,32 @@ func (j *joiner) close() {
 
 func (j *joiner) run() {
 	defer j.done.Done()
-	for {
+	retry := time.NewTicker(retryEvery)
+	defer retry.Stop()
+	for progress := true; ; {
 		select {
 		case <-j.stop:
 			return
+		case <-retry.C:
+			j.t.thin.retry()
 		case <-j.t.thin.wake:
 		}
 		for !j.stopping() {
 			pid, ok := j.t.thin.take()
 			if !ok {
-				if !j.t.thin.missed.Swap(false) || !j.walk() {
+				// A walk that led to no join would find the same again.
+				if !j.t.thin.missed.Swap(false) || !progress || !j.walk() {
 					break
 				}
+				progress = false
 				continue
 			}
 			start := time.Now()
 			if !j.join(pid) {
+				j.t.thin.refuse(pid)
 				continue
 			}
+			progress = true
 			select {
 			case <-j.stop:
 				return
@@ -141,7 +193,7 @@ func (j *joiner) stopping() bool {
 
 // join joins the node, and reports whether it did. What fails comes up again.
 func (j *joiner) join(pid PID) bool {
-	if j.t.cache.Throttle() != nil {
+	if j.t.cache.ThrottleUnpaced() != nil {
 		return false
 	}
 	j.mu.Lock()
