@@ -174,6 +174,9 @@ func TestStreamModel(t *testing.T) {
 	for round := range rounds {
 		o := tinyOnDisk(fs)
 		o.Cache.SnapshotBytes = 32 << 10
+		// Segments hold a few parts only here, and the writers would mostly wait for
+		// the cleaner.
+		o.Cache.SpaceTarget = 1000
 		tr, err := Open(o)
 		require.NoError(t, err)
 		var wg sync.WaitGroup
