@@ -287,8 +287,9 @@ func (l *Log) syncRound() {
 					_ = d.handle.release() // the failure is latched
 				}
 			}
-			l.writing.Unlock()
+			// Latched before anybody else can write: the first failure is the last (L5).
 			l.fail(err)
+			l.writing.Unlock()
 			return
 		}
 		r := &rounds[i]
