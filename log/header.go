@@ -205,7 +205,7 @@ func decodeIdentity(p []byte) (identity, error) {
 		return id, fmt.Errorf("%w: codec %d, key %d", ErrVersion, codec, key)
 	}
 	if id.segmentBytes < segmentBytesMin || id.segmentBytes > segmentBytesMax {
-		return id, fmt.Errorf("segment size %d", id.segmentBytes)
+		return id, fmt.Errorf("%w: segment size %d", errLayout, id.segmentBytes)
 	}
 	return id, nil
 }

@@ -247,7 +247,7 @@ func appendList(dst []byte, kind byte, items []chunk) []byte {
 
 // decodeList returns what a list page of the kind names.
 func decodeList(base []byte, kind byte) ([]chunk, error) {
-	if len(base) < listHeaderBytes || base[0] != kind || (len(base)-listHeaderBytes)%listItemBytes != 0 {
+	if len(base) < listHeaderBytes || le.Uint64(base) != uint64(kind) || (len(base)-listHeaderBytes)%listItemBytes != 0 {
 		return nil, fmt.Errorf("%w: not a list page of kind %d", ErrCorrupt, kind)
 	}
 	var items []chunk

@@ -69,7 +69,9 @@ func (materializer) Recover(base []byte) (pagecache.Recovery, bool) {
 // Keep asks that inner nodes be evicted last.
 func (materializer) Keep(base []byte) bool { return len(base) > 0 && base[0] == kindInner }
 
-func isChunk(base []byte) bool { return len(base) >= chunkHeaderBytes && base[0] == kindChunk }
+func isChunk(base []byte) bool {
+	return len(base) >= chunkHeaderBytes && [chunkHeaderBytes]byte(base) == chunkHeader
+}
 
 // isNode tells leaves and inner nodes from what else a page may hold.
 func isNode(base []byte) bool {
