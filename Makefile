@@ -8,7 +8,7 @@ all: lint test race
 
 test: ; f=$$(mktemp); PULK_SUMMARY=$$f $(GO) test -count=1 ./...; s=$$?; sh .ci/crashes $$f; rm -f $$f; exit $$s
 race: ; PULK_REQUIRE_PATHS=1 CGO_ENABLED=1 $(GO) test -race -count=1 -timeout 12m ./...
-crash: ; $(GO) test -count=1 -run 'Kill|Crash|Fault|Damage|Missing|Version|PowerLoss' ./...
+crash: ; $(GO) test -count=1 -run 'Kill|Crash|Fault|Damage|BadBytes|Missing|Version|PowerLoss' ./...
 # Every way of losing power and of failing that the harnesses know; SEED repeats a run.
 powerloss: ; f=$$(mktemp); PULK_SUMMARY=$$f PULK_SEED=$(SEED) $(GO) test -count=1 -timeout 30m -run '^(TestPowerLoss|TestEveryFault)$$' ./...; s=$$?; sh .ci/crashes $$f; rm -f $$f; exit $$s
 # That for HOURS hours, with new seeds all the time; it ends at the first loss.
@@ -17,6 +17,8 @@ soak-crash: ; end=$$(( $$(date +%s) + $(HOURS) * 3600 )); f=$$(mktemp); s=0; whi
 golden: ; $(GO) test -count=1 -run '^TestFileOperations$$' ./log ./pagecache -update
 # The bugs that are planted, and after how much each was found.
 planted: ; $(GO) test -tags pulkdebug -count=1 -v -run '^(TestPlantedBugs|TestBrokenIsFound)$$' ./log ./pagecache . | grep -E 'found|^(---|ok|FAIL)|    ---'
+# Every byte of small stores flipped, every length cut, every file missing, swapped and foreign.
+damage: ; f=$$(mktemp); PULK_DAMAGE=1 PULK_SUMMARY=$$f $(GO) test -count=1 -timeout 60m -run '^(TestBadBytes|TestEveryDamage|TestDamage)' ./log ./snapshot .; s=$$?; sh .ci/crashes $$f; rm -f $$f; exit $$s
 fuzz: ; for p in $$($(GO) list ./...); do for f in $$($(GO) test -list '^Fuzz' $$p | grep '^Fuzz'); do $(GO) test -run '^$$' -fuzz "^$$f\$$" -fuzztime $(FUZZTIME) $$p || exit 1; done; done
 lint: ; test -z "$$(gofmt -l .)" || { gofmt -l .; exit 1; }; $(GO) vet ./...
 cross: ; for t in linux/arm64 darwin/arm64 windows/amd64; do echo $$t; GOOS=$${t%/*} GOARCH=$${t#*/} CGO_ENABLED=0 $(GO) vet ./... || exit 1; done
@@ -45,4 +47,4 @@ bench-small: ; cd bench && $(GO) vet . && $(GO) test -count=1 . && $(GO) run . -
 gigabyte: ; $(GO) run ./cmd/gigabyte $(GIGABYTE)
 quickstart: ; d=$$(mktemp -d) && $(GO) run ./examples/quickstart -dir $$d/store && $(GO) run ./examples/quickstart -dir $$d/store; s=$$?; rm -rf $$d; exit $$s
 
-.PHONY: all test race crash powerloss golden planted soak-crash fuzz lint cross bench million serial bank interleave metamorphic churn held measure measure-1k measure-64k measure-small reopen cycles stall scanhits bench-compare bench-small gigabyte quickstart
+.PHONY: all test race crash powerloss golden planted soak-crash damage fuzz lint cross bench million serial bank interleave metamorphic churn held measure measure-1k measure-64k measure-small reopen cycles stall scanhits bench-compare bench-small gigabyte quickstart

@@ -384,7 +384,12 @@ func raiseVersion(data string) (string, bool) {
 	}
 	raised := []byte(data)
 	binary.LittleEndian.PutUint32(raised[version:], 999)
-	sum := crc32.Checksum(raised[:crc], crc32.MakeTable(crc32.Castagnoli))
-	binary.LittleEndian.PutUint32(raised[crc:], sum)
+	resealHeader(raised)
 	return string(raised), true
+}
+
+// resealHeader makes the checksum of the common header good.
+func resealHeader(p []byte) {
+	const crc = 124
+	binary.LittleEndian.PutUint32(p[crc:], crc32.Checksum(p[:crc], crc32.MakeTable(crc32.Castagnoli)))
 }

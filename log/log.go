@@ -39,6 +39,7 @@ type Log struct {
 	recoveredLast [streams]*segment
 	unsynced      []*segment // recovered, written back, and not synced yet
 	dead          []string   // files behind the end of the log
+	discounted    *CorruptError
 	replayed      bool
 	incarnation   uint64 // of this log; before Start, of the last that wrote
 	seed          seed

@@ -8,6 +8,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/pulkdb/db/internal/crashtest"
 	"github.com/pulkdb/db/internal/vfs"
 )
 
@@ -35,10 +36,12 @@ func TestDamage(t *testing.T) {
 	require.NoError(t, l.Close())
 	names, err := mem.ReadDir("d")
 	require.NoError(t, err)
+	var damage crashtest.Damage
 	for _, name := range names {
 		size, _, err := mem.Stat("d/" + name)
 		require.NoError(t, err)
 		for off := int64(0); off < size; off += 3 {
+			damage.Flipped++
 			bit := uint8(off)
 			base, isSegment := parseSegmentName(name)
 			require.True(t, mem.Corrupt("d/"+name, off, bit))
@@ -48,9 +51,11 @@ func TestDamage(t *testing.T) {
 			case isSegment && base+LSN(off) >= ends[Fresh] && base+LSN(off) < ends[Fresh]+recordHeaderBytes,
 				isSegment && base+LSN(off) >= ends[Survivors] && base+LSN(off) < ends[Survivors]+recordHeaderBytes:
 				require.NoError(t, err, "the last mark: nothing covers it")
+				damage.Answers[2]++
 			case errors.As(err, &corrupt):
 				require.Equal(t, name, corrupt.File)
 				require.ErrorIs(t, err, ErrCorrupt)
+				damage.Answers[0]++
 				if isSegment && off >= headerBytes {
 					require.LessOrEqual(t, corrupt.Offset, off)
 					require.Greater(t, corrupt.Offset+200, off)
@@ -62,6 +67,7 @@ func TestDamage(t *testing.T) {
 		}
 	}
 	require.NoError(t, noReplay(mem))
+	crashtest.ReportDamage(t, "log", damage)
 }
 
 // TestTornTail cuts the log at each byte of its last unsynced records: what is
@@ -421,4 +427,33 @@ func TestNewDirectoriesAreDurable(t *testing.T) {
 	require.NoError(t, err)
 	require.Subset(t, synced, []string{"a/b", "a", "."})
 	require.NoError(t, l.Close())
+}
+
+// TestCutBelowReplayStart: a segment that is shorter than the replay start says
+// is damage, although nothing is missing that would be delivered. It was accepted,
+// and the next Open refused it.
+func TestCutBelowReplayStart(t *testing.T) {
+	mem := vfs.NewMem()
+	l, _ := open(t, tiny(mem))
+	p, end := write(t, l, Fresh, testUpdate(1))
+	require.NoError(t, l.Close())
+	name := segmentName(l.segmentAt(p.LSN).base)
+	size, _, err := mem.Stat("d/" + name)
+	require.NoError(t, err)
+	base, _ := parseSegmentName(name)
+	for n := int64(headerBytes); n <= size; n++ {
+		clone := mem.CrashClone(0)
+		file, err := clone.OpenFile("d/"+name, os.O_RDWR, 0)
+		require.NoError(t, err)
+		require.NoError(t, file.Truncate(n))
+		l, err := Open(tiny(clone))
+		require.NoError(t, err)
+		_, err = l.Replay(Marks{Fresh: end}, func(Update, Position) error { return nil })
+		if cut := base+LSN(n) < end; cut {
+			require.ErrorIs(t, err, ErrCorrupt, n)
+		} else {
+			require.NoError(t, err, n)
+		}
+		require.NoError(t, l.Close())
+	}
 }

@@ -97,6 +97,9 @@ func (r *replay) headless(h headless) error {
 		return &CorruptError{File: h.name, LSN: h.base, Err: h.err}
 	case h.base > max(r.from[Fresh], r.from[Survivors]):
 		l.leftovers = append(l.leftovers, h.name)
+		if !errors.Is(h.err, errUnwritten) && l.discounted == nil {
+			l.discounted = &CorruptError{File: h.name, LSN: h.base, Err: h.err}
+		}
 	default:
 		// Perhaps somebody needs it, and will miss it. It stays for who looks
 		// into it.
@@ -104,6 +107,13 @@ func (r *replay) headless(h headless) error {
 	}
 	return nil
 }
+
+// Discounted returns what is wrong with the header of a segment file that Replay
+// took for one that was just made, in which nothing was ever durable; nil if there
+// is none. That is what a crash leaves. It is damage if anything durable was in it,
+// which Replay knows from the marks in other segments and in its own records; if
+// the caller has lost marks that only it had, it had better not believe it.
+func (l *Log) Discounted() *CorruptError { return l.discounted }
 
 // incarnationsMax bounds how many incarnations are tried for a record whose
 // segment has lost its header.

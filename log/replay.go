@@ -281,6 +281,10 @@ func (r *replay) records(f *foundSegment, data []byte, later []*foundSegment) (L
 	if f.contains(from) {
 		off = max(off, int(from-f.base))
 	}
+	if off > len(data) {
+		// What lies before the replay start was durable.
+		return 0, &CorruptError{File: f.name, Offset: int64(len(data)), LSN: f.base + LSN(len(data)), Err: errShort}
+	}
 	for off < len(data) {
 		lsn := f.base + LSN(off)
 		h, err := decodeRecord(data[off:], lsn, seed)

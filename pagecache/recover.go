@@ -38,6 +38,7 @@ type replay struct {
 	updates uint64
 	durable log.Marks // as the snapshots state, those that cannot be used too
 	passed  []error   // why newer snapshots were not used
+	unread  bool      // one of them could not be read at all, and so its durable marks
 }
 
 // recover loads the newest snapshot that can be used and replays the log.
@@ -77,6 +78,11 @@ func (c *Cache) recover() error {
 // checkEnds compares where the log ends with where it was once durable: a log
 // that lost its newest segments reads like one that ended earlier.
 func (r *replay) checkEnds(ends log.Marks) error {
+	if d := r.c.log.Discounted(); d != nil && r.unread {
+		// A crash leaves such a segment, but no such snapshot, which may have
+		// known better.
+		return d
+	}
 	for s := range ends {
 		if ends[s] < r.durable[s] {
 			return r.c.log.Corrupt(log.Position{LSN: ends[s]}, fmt.Errorf("the %v stream ends here and was durable up to %v", log.Stream(s), r.durable[s]))
@@ -99,13 +105,18 @@ func (r *replay) loadSnapshot() (snapshot.Header, bool, error) {
 	if len(files) > 0 {
 		k.sequence = files[0].Sequence // that of a damaged file is not used again
 	}
+	seen := false
 	sink := snapshot.Sink{
 		Seen: func(h snapshot.Header) {
+			seen = true
 			for s := range r.durable {
 				r.durable[s] = max(r.durable[s], h.DurableMark[s])
 			}
 		},
-		Passed: func(err error) { r.passed = append(r.passed, err) },
+		Passed: func(err error) {
+			r.passed = append(r.passed, err)
+			r.unread, seen = r.unread || !seen, false
+		},
 		Accept: func(h snapshot.Header, files []snapshot.File) error {
 			for _, s := range h.Segments {
 				if !have[s] {

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"testing"
 
+	"github.com/pulkdb/db/internal/crashtest"
 	"github.com/pulkdb/db/internal/vfs"
 	"github.com/pulkdb/db/log"
 	"github.com/stretchr/testify/require"
@@ -92,6 +93,7 @@ func TestDifferences(t *testing.T) {
 // has a changed byte is never taken, nor is one that builds on it.
 func TestEveryDamage(t *testing.T) {
 	c := newChain(t, 6, 4)
+	var damage crashtest.Damage
 	for i, f := range c.files {
 		whole := readAll(t, c.fs, f.Sequence)
 		damaged := func(p []byte) {
@@ -99,6 +101,7 @@ func TestEveryDamage(t *testing.T) {
 			c.requireNewest(t, i-1, len(c.files)-i)
 		}
 		for n := range whole {
+			damage.Cut++
 			damaged(whole[:n])
 		}
 		damaged(append(slices.Clone(whole), 0))
@@ -106,6 +109,7 @@ func TestEveryDamage(t *testing.T) {
 			for _, mask := range []byte{1, 0x80, 0xff} {
 				p := slices.Clone(whole)
 				p[at] ^= mask
+				damage.Flipped++
 				damaged(p)
 			}
 		}
@@ -113,7 +117,10 @@ func TestEveryDamage(t *testing.T) {
 		c.requireNewest(t, i-1, len(c.files)-i-1) // it is no longer there to be looked at
 		overwrite(t, c.fs, f.Sequence, whole)
 		c.requireNewest(t, len(c.files)-1, 0)
+		damage.Files++
 	}
+	damage.Answers[0] = damage.Flipped + damage.Cut + damage.Files
+	crashtest.ReportDamage(t, "snapshot", damage)
 }
 
 // TestParentOfAnotherLife: a difference is not composed with another snapshot of

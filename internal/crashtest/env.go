@@ -43,13 +43,19 @@ func Report(t testing.TB, layer string, r Result, err error) {
 		t.Fatalf("%s: %v", layer, err)
 	}
 	t.Logf("%s: %v, 0 losses", layer, r)
+	summarize(t, fmt.Sprintf("%d %d %d %d %d %s\n", r.Points, r.Nested, r.InOpen, r.Faults, r.Reopens, layer))
+}
+
+// summarize adds a line to the file that PULK_SUMMARY names, if it names one.
+func summarize(t testing.TB, line string) {
+	t.Helper()
 	name := os.Getenv("PULK_SUMMARY")
 	if name == "" {
 		return
 	}
 	f, err := os.OpenFile(name, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o666)
 	if err == nil {
-		_, err = fmt.Fprintf(f, "%d %d %d %d %d %s\n", r.Points, r.Nested, r.InOpen, r.Faults, r.Reopens, layer)
+		_, err = f.WriteString(line)
 	}
 	if err != nil {
 		t.Fatalf("PULK_SUMMARY: %v", err)
