@@ -243,6 +243,7 @@ type MemoryMetrics struct {
 	Positions int64 // where pages that are not in memory are on disk
 	Retired   int64 // replaced, and kept until readers have left
 	Buffers   int64 // for writing and reading
+	Held      int64 // page memory reserved for what is in use, and for more of the same sizes
 	Mapped    int64 // page memory taken from the operating system: all but Buffers, and what is free
 }
 
@@ -319,6 +320,7 @@ func (d *DB) Metrics() Metrics {
 			Positions: cache.Memory.Positions,
 			Retired:   cache.Memory.Retired,
 			Buffers:   cache.Memory.Buffers,
+			Held:      cache.HeldBytes,
 			Mapped:    cache.MappedBytes,
 		},
 		Pages: PageMetrics{

@@ -95,8 +95,23 @@ func ignoreGone(err error) error {
 	return err
 }
 
-// shouldRewrite reports whether the page's deltas in the log have reached their
-// share of its base there.
+// shouldRewrite reports whether the page is to be written merged on account of its
+// deltas in the log.
+//
+// How much of them the page may have follows from how much of the space they share. Let
+// page i have a base of B bytes and gain deltas at a rate of r, and be written
+// merged every t. That costs B/t and takes r t/2 of space, on the average. The sum of
+// the former is least for a given sum of the latter where B/t^2 is the same multiple of r
+// for all, that is, where the D = r t bytes of deltas that a page has when it is
+// written come to
+//
+//	D/B x t = constant
+//
+// So a page that is updated a hundred times as often may have ten times the deltas. The
+// constant is what the cleaner makes it for pages that are never in memory: those are
+// written once per turn of the log, which is as long as the space goal, and have deltas
+// for all the slack there is. Options.RewriteShare is a bound from below, for what is
+// updated seldom.
 func (c *Cache) shouldRewrite(v View) bool {
 	b := v.bottom
 	if b.positions == 0 || c.options.InMemory {
@@ -112,7 +127,11 @@ func (c *Cache) shouldRewrite(v View) bool {
 	if int(b.positions)+v.Deltas() > rewritePositionsMax {
 		return true
 	}
-	return deltas*100 >= base*c.options.RewriteShare && deltas >= rewriteBytesMin
+	if deltas*100 < base*c.options.RewriteShare || deltas < rewriteBytesMin {
+		return false
+	}
+	age := float64(c.log.Tail(log.Fresh)) - float64(b.position(0).LSN)
+	return float64(deltas)*age >= float64(base)*float64(c.space.turn.Load())
 }
 
 const (

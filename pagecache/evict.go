@@ -182,21 +182,22 @@ func (c *Cache) sweepUntil(target int64) {
 }
 
 // PlacesMax is how many places in the log an absent page may have its fragments in
-// before it is to be read and written merged: each takes memory for as long as the
-// page is not, so the more pages there are for the cache, the fewer.
+// before it is to be read and written merged: Options.LoadReads, or fewer, since each
+// takes memory for as long as the page does not: the more pages there are for the
+// cache, the fewer. Between two merges a page has half of them on the average.
 func (c *Cache) PlacesMax() int { return int(c.evict.places.Load()) }
 
 const (
 	placesMin       = 2
 	placesShare     = 3 // the positions of all pages may take this part of the cache
-	placesPerReads  = 2 // and those of one page, in Options.LoadReads
+	placesOfMean    = 2 // what one page may have, over the mean
 	absentPageBytes = bottomHeaderBytes + 8
 )
 
 func (c *Cache) choosePlacesMax() {
 	perPage := int(c.options.CacheSize/placesShare) / (int(c.pids.max()) + 1)
-	n := (perPage - absentPageBytes) / positionBytes
-	c.evict.places.Store(int64(max(placesMin, min(n, placesPerReads*c.options.LoadReads))))
+	n := (perPage - absentPageBytes) * placesOfMean / positionBytes
+	c.evict.places.Store(int64(max(placesMin, min(n, c.options.LoadReads))))
 }
 
 const crowdedMax = 256 // PIDs remembered; what is left out comes up again
@@ -337,7 +338,7 @@ func (c *Cache) evictPage(g epoch.Guard, v View, ghost bool) bool {
 	deltas := v.Deltas()
 	n := int(v.bottom.positions) + deltas
 	switch needed := c.needsStamps(v); {
-	case v.Resident() && (needed || n > min(c.options.LoadReads, c.PlacesMax()) && c.writable()):
+	case v.Resident() && (needed || n > c.PlacesMax() && c.writable()):
 		// It is evictable when the merged page is complete in the log.
 		_, _ = c.consolidate(g, v, true)
 		return false

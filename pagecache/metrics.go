@@ -29,6 +29,7 @@ type Metrics struct {
 
 	Memory         MemoryMetrics
 	MemoryBytes    int64 // the sum of those that CacheSize bounds
+	HeldBytes      int64 // page memory in use, and free but reserved for pieces of the same size
 	MappedBytes    int64 // page memory taken from the operating system
 	RetiredItems   int   // pieces that wait for readers to leave
 	Pages          uint64
@@ -103,6 +104,7 @@ func (c *Cache) Metrics() Metrics {
 		Log:            c.log.Metrics(),
 		Memory:         memory,
 		MemoryBytes:    memory.sum(),
+		HeldBytes:      c.arena.Held(),
 		MappedBytes:    c.arena.Committed(),
 		RetiredItems:   c.epochs.Pending(),
 		Pages:          uint64(c.pids.max()) - free,

@@ -30,13 +30,16 @@ type Options struct {
 	MergeDeltas int
 
 	// RewriteShare is the share of its base, in percent, that a page's deltas in
-	// the log may reach before the page is written merged. Default 80. More means
-	// fewer bytes written and more reads for a page that comes back.
+	// the log reach at least before the page is written merged on their account; those
+	// of a page that is updated more often than others reach more, see shouldRewrite. Default
+	// 50. More means fewer bytes written and more reads for a page that comes back.
 	RewriteShare int
 
 	// LoadReads is the number of places in the log that an evicted page may have
 	// its fragments in; one with more is written merged before it is evicted.
-	// Default 8.
+	// Default 32. Fewer are allowed if so many would take too much memory. The cleaner
+	// writes pages merged as well, so that under uniform updates, at the default
+	// SpaceTarget, a page has some ten.
 	LoadReads int
 
 	// SpaceTarget is what the files of the log may take, in percent of live data,
@@ -84,8 +87,8 @@ func (o Options) withDefaults() Options {
 	}
 	setDefault(&o.CacheSize, 256<<20)
 	setDefault(&o.MergeDeltas, 24)
-	setDefault(&o.RewriteShare, 80)
-	setDefault(&o.LoadReads, 8)
+	setDefault(&o.RewriteShare, 50)
+	setDefault(&o.LoadReads, 32)
 	setDefault(&o.SnapshotBytes, 128<<20)
 	setDefault(&o.SpaceTarget, 160)
 	if o.SegmentBytes == 0 {

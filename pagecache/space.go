@@ -41,6 +41,7 @@ type spaceBook struct {
 	paid   atomic.Uint64 // LSN: what was written below it was waited for
 	debt   atomic.Int64  // ns that somebody is to wait
 	waited atomic.Int64  // ns
+	turn   atomic.Int64  // bytes: the goal times slack over live data; see shouldRewrite
 	stuck  atomic.Bool   // the cleaner found nothing to do although space exceeds its goal
 
 	// Guarded by cleaner.mu.
@@ -99,6 +100,7 @@ func (c *Cache) measureSpace(segments []log.SegmentInfo) space {
 	least := spaceSegmentsMin * int64(c.log.SegmentBytes())
 	s.slack = max(s.live*int64(c.options.SpaceTarget-100)/100, least)
 	s.goal = s.live + s.slack
+	c.space.turn.Store(int64(float64(s.goal) * float64(s.slack) / float64(max(s.live, 1))))
 	return s
 }
 

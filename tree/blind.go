@@ -65,16 +65,11 @@ func (t *Tree) routed(g epoch.Guard, p *place) bool {
 	return err == nil && !now.Owned() && now.Key() == p.above.Key()
 }
 
-// blindReadsMax is how many places of the log an absent leaf's fragments may lie
-// in before it is read and folded: so many reads its next reader waits for, at
-// once.
-const blindReadsMax = 12
-
 // tendBlind follows a blind update.
 func (t *Tree) tendBlind(pid PID, r pagecache.Result) {
 	paths.Hit(paths.BlindUpdate)
 	t.metrics.blind.Add(1)
-	if r.Reads >= min(blindReadsMax, t.cache.PlacesMax()) {
+	if r.Reads >= t.cache.PlacesMax() {
 		t.loadAndTend(pid)
 	}
 }
@@ -89,7 +84,7 @@ func (t *Tree) tendUnread(pid PID) {
 	}
 	g.Unpin()
 	t.metrics.blind.Add(1)
-	if places >= blindReadsMax {
+	if places >= t.cache.PlacesMax() {
 		t.loadAndTend(pid)
 	}
 }

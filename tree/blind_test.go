@@ -93,6 +93,7 @@ func blindReadNoLeaf(t *testing.T, owned bool) {
 	fs := vfs.NewMem()
 	o := tinyOnDisk(fs)
 	o.Cache.CacheSize, o.Cache.BufferBytes, o.Merger = 16<<20, 16<<10, appendMerger
+	o.Cache.LoadReads = 16 // more than a leaf has updates
 	key := func(i int) []byte { return fmt.Appendf(nil, "%05d", i) }
 	tr, err := Open(o)
 	require.NoError(t, err)

@@ -340,7 +340,7 @@ func (t *Tree) tendList(pid PID) {
 	if err == nil {
 		_, places := v.LogBytes()
 		absent = !v.Resident()
-		due = absent && places >= blindReadsMax || !absent && v.Deltas() >= max(listDeltas, t.options.Cache.MergeDeltas)
+		due = absent && places >= t.cache.PlacesMax() || !absent && v.Deltas() >= max(listDeltas, t.options.Cache.MergeDeltas)
 	}
 	g.Unpin()
 	if due && absent {
