@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -268,9 +269,9 @@ func TestMergeThatCannotBeFolded(t *testing.T) {
 // crash would keep that change and drop the rest of the Update (P10).
 func TestHalfDurableGroupIsNotMoved(t *testing.T) {
 	var c *Cache
-	armed := false
+	var armed atomic.Bool // the cleaner may pass as well
 	hookYield(t, func(p yieldPoint) {
-		if p == yieldUpdatePart && armed {
+		if p == yieldUpdatePart && armed.Load() {
 			if err := c.Sync(); err != nil {
 				t.Error(err)
 			}
@@ -281,7 +282,7 @@ func TestHalfDurableGroupIsNotMoved(t *testing.T) {
 	x, _ := mustAllocate(t, c, "x")
 	y, _ := mustAllocate(t, c, "y")
 	require.NoError(t, c.Sync())
-	armed = true
+	armed.Store(true)
 	u := c.Begin()
 	for _, pid := range []PID{x, y} {
 		v, err := u.Acquire(pid)
@@ -290,7 +291,7 @@ func TestHalfDurableGroupIsNotMoved(t *testing.T) {
 	}
 	_, err := u.Commit()
 	require.NoError(t, err)
-	armed = false
+	armed.Store(false)
 	require.NoError(t, c.movePage(x, c.log.SegmentOf(firstPosition(t, c, x).LSN)))
 	require.NoError(t, c.log.WaitDurable(log.Survivors, c.log.Tail(log.Survivors)))
 	crashed := fs.CrashClone(0)
