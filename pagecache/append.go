@@ -34,6 +34,7 @@ type Result struct {
 	Deltas  int // on the page now, its own included
 	Size    int // of the page now: see View.Size
 	Reads   int // places of the log that loading the page would read, were it evicted now
+	Logged  int // bytes it would read, for a page that is not in memory; else 0
 }
 
 // MaxFragment is the largest fragment, in bytes, that fits one record of the log.
@@ -90,7 +91,12 @@ func (c *Cache) Append(g epoch.Guard, v View, delta []byte, hint uint16) (Result
 	if k.fresh != 0 {
 		c.noteGrowth()
 	}
-	return Result{Outcome: Done, LSN: end, Deltas: int(d.count), Size: int(v.bottom.length + d.bytes), Reads: int(v.bottom.positions + d.count)}, nil
+	done := Result{Outcome: Done, LSN: end, Deltas: int(d.count), Size: int(v.bottom.length + d.bytes), Reads: int(v.bottom.positions + d.count)}
+	if !v.Resident() {
+		inLog, _ := v.LogBytes()
+		done.Logged = inLog + int(d.size)
+	}
+	return done, nil
 }
 
 // changed tells Changed from Gone.

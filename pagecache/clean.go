@@ -43,15 +43,18 @@ type cleaner struct {
 	refused  map[LSN]bool // segments that could not be read
 	victims  []victim     // of the last survey, the best one last
 	surveyed LSN          // the log's end at that
+	reserve  int64        // bytes that emptying the best segment of the last survey takes
 }
 
 const (
 	cleanPoll = 5 * time.Millisecond
 	// movers is how many goroutines move pages: most of the time they read.
 	movers = 4
-	// The cleaner works while space exceeds the goal less slack/cleanStartShare, and
+	// The cleaner works while space exceeds the goal less slack/cleanStartShare, and less
+	// what it must write before anything comes back, which is at most slack/reserveShare. It
 	// has a page-table snapshot written when slack/snapshotShare waits for one.
 	cleanStartShare = 8
+	reserveShare    = 3
 	snapshotShare   = 6
 	// In a store so small that its goal follows from spaceSegmentsMin it begins at so
 	// many segments beyond SpaceTarget: what is moved is merged, and so made small.
@@ -106,6 +109,10 @@ func (c *Cache) cleanOnce() bool {
 	s := c.measureSpace(segments)
 	c.setPace(s)
 	start := min(s.goal-s.slack/cleanStartShare, s.live*int64(c.options.SpaceTarget)/100+cleanSegmentsMin*int64(c.log.SegmentBytes()))
+	if most := s.slack / reserveShare; s.total > start-most {
+		c.surveyIfDue(segments)
+		start -= min(c.clean.reserve, most)
+	}
 	done := false
 	if s.total > start && s.waiting > s.slack/snapshotShare {
 		done = c.snapshotForSpace()
@@ -136,14 +143,7 @@ func (c *Cache) snapshotForSpace() bool {
 // cleanNext cleans the best segment. It reports false if there is none.
 func (c *Cache) cleanNext(segments []log.SegmentInfo) bool {
 	k := &c.clean
-	tail := c.log.Tail(log.Fresh)
-	if tail > k.surveyed+LSN(len(segments)/surveyShare*c.log.SegmentBytes()) {
-		k.victims = k.victims[:0]
-	}
-	for fresh := false; !fresh; {
-		if len(k.victims) == 0 {
-			k.victims, k.surveyed, fresh = c.survey(segments), tail, true
-		}
+	for surveyed := c.surveyIfDue(segments); ; surveyed = true {
 		for len(k.victims) > 0 {
 			v := k.victims[len(k.victims)-1]
 			k.victims = k.victims[:len(k.victims)-1]
@@ -152,11 +152,26 @@ func (c *Cache) cleanNext(segments []log.SegmentInfo) bool {
 				return c.cleanVictim(v)
 			}
 		}
+		if surveyed {
+			return false
+		}
+		c.survey(segments)
 	}
-	return false
+}
+
+// surveyIfDue surveys the segments if so much was written since the last time that
+// they have changed, and reports whether it did.
+func (c *Cache) surveyIfDue(segments []log.SegmentInfo) bool {
+	k := &c.clean
+	if c.log.Tail(log.Fresh) <= k.surveyed+LSN(len(segments)/surveyShare*c.log.SegmentBytes()) {
+		return false
+	}
+	c.survey(segments)
+	return true
 }
 
 func (c *Cache) cleanVictim(v victim) bool {
+	c.space.stuck.Store(false) // from now on, and it may take a while
 	err := c.cleanSegment(v.base)
 	switch {
 	case err == nil:

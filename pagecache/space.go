@@ -22,7 +22,8 @@ import (
 // are written and given up, and growth what a byte of delta adds to a base when it
 // is merged: nearly 1 where keys are new, 0 where values replace others, less than
 // 0 where keys are deleted. The cleaner measures it: as the log grows it merges
-// pages picked at random and forgets the result. So deletes that nobody has
+// pages picked at random and forgets the result. What was written since by writers that
+// outran it counts as growing by nothing, until it has looked. So deletes that nobody has
 // merged yet, blind ones, make room needed smaller at once, and space follows before
 // they are merged.
 //
@@ -41,11 +42,10 @@ type spaceBook struct {
 	paid   atomic.Uint64 // LSN: what was written below it was waited for
 	debt   atomic.Int64  // ns that somebody is to wait
 	waited atomic.Int64  // ns
-	turn   atomic.Int64  // bytes: the goal times slack over live data; see shouldRewrite
+	turn   atomic.Int64  // bytes: what SpaceTarget allows times its share beyond live data; see shouldRewrite
 	stuck  atomic.Bool   // the cleaner found nothing to do although space exceeds its goal
 
-	// Guarded by cleaner.mu.
-	sampled LSN // the log's end when growth was last measured
+	sampled atomic.Uint64 // LSN: the log's end when growth was last measured; set by who holds cleaner.mu
 }
 
 // space is the log's use of the disk.
@@ -100,7 +100,9 @@ func (c *Cache) measureSpace(segments []log.SegmentInfo) space {
 	least := spaceSegmentsMin * int64(c.log.SegmentBytes())
 	s.slack = max(s.live*int64(c.options.SpaceTarget-100)/100, least)
 	s.goal = s.live + s.slack
-	c.space.turn.Store(int64(float64(s.goal) * float64(s.slack) / float64(max(s.live, 1))))
+	// Not the slack that a small store has beyond its share: segments need that.
+	share := float64(c.options.SpaceTarget-100) / 100
+	c.space.turn.Store(int64(float64(s.live) * (1 + share) * share))
 	return s
 }
 
@@ -116,7 +118,9 @@ func (c *Cache) sizeOf(s log.SegmentInfo) int64 {
 // liveBytes says what pages that refer to so many bytes of the log need of it.
 func (c *Cache) liveBytes(referred int64) int64 {
 	bases := min(max(c.space.bases.Load(), 0), referred)
-	live := float64(bases) + math.Float64frombits(c.space.growth.Load())*float64(referred-bases)
+	unseen := int64(c.log.Tail(log.Fresh)) - int64(c.space.sampled.Load()) - int64(c.log.SegmentBytes())
+	deltas := max(referred-bases-max(unseen, 0), 0)
+	live := float64(bases) + math.Float64frombits(c.space.growth.Load())*float64(deltas)
 	return min(max(int64(live), referred/16), referred)
 }
 
@@ -134,10 +138,10 @@ func (c *Cache) noteBase(p log.Position, live bool) {
 // REQUIRES: the caller holds clean.mu and no guard.
 func (c *Cache) sampleGrowth(segments []log.SegmentInfo) {
 	tail := c.log.Tail(log.Fresh)
-	if tail < c.space.sampled+LSN(c.log.SegmentBytes()/sampleSegmentShare) {
+	if tail < LSN(c.space.sampled.Load())+LSN(c.log.SegmentBytes()/sampleSegmentShare) {
 		return
 	}
-	c.space.sampled = tail
+	defer c.space.sampled.Store(uint64(tail))
 	referred := int64(0)
 	for _, g := range segments {
 		referred += max(g.Live, 0)

@@ -37,7 +37,16 @@ const (
 )
 
 // survey finds the segments that are best cleaned, the best one last.
-func (c *Cache) survey(segments []log.SegmentInfo) []victim {
+func (c *Cache) survey(segments []log.SegmentInfo) {
+	k := &c.clean
+	k.surveyed = c.log.Tail(log.Fresh)
+	k.victims = c.bestVictims(segments)
+	if k.reserve = 0; len(k.victims) > 0 {
+		k.reserve = k.victims[len(k.victims)-1].cost
+	}
+}
+
+func (c *Cache) bestVictims(segments []log.SegmentInfo) []victim {
 	tail := c.log.Tail(log.Fresh)
 	all := make([]victim, len(segments))
 	for i, s := range segments {

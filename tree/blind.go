@@ -69,22 +69,33 @@ func (t *Tree) routed(g epoch.Guard, p *place) bool {
 func (t *Tree) tendBlind(pid PID, r pagecache.Result) {
 	paths.Hit(paths.BlindUpdate)
 	t.metrics.blind.Add(1)
-	if r.Reads >= t.cache.PlacesMax() {
+	if t.isScattered(r.Reads, r.Logged) {
 		t.loadAndTend(pid)
 	}
+}
+
+// blindNodes is how many nodes the fragments of an absent leaf may amount to before it
+// is read: it may have grown, and be due to be split.
+const blindNodes = 4
+
+// isScattered reports whether an absent leaf with so many fragments, of so many bytes
+// together, is to be read and folded. Merged it must fit one record, or it cannot be
+// written any more.
+func (t *Tree) isScattered(places, bytes int) bool {
+	return places >= t.cache.PlacesMax() || bytes > min(blindNodes*t.options.MaxNodeBytes, t.cache.MaxFragment()/2)
 }
 
 // tendUnread follows a commit that wrote to a leaf which was not in memory.
 func (t *Tree) tendUnread(pid PID) {
 	g := t.cache.Pin()
 	v, err := t.cache.View(g, pid)
-	places := 0
+	places, inLog := 0, 0
 	if err == nil {
-		_, places = v.LogBytes()
+		inLog, places = v.LogBytes()
 	}
 	g.Unpin()
 	t.metrics.blind.Add(1)
-	if places >= t.cache.PlacesMax() {
+	if t.isScattered(places, inLog) {
 		t.loadAndTend(pid)
 	}
 }
