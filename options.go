@@ -30,7 +30,10 @@ type Options struct {
 	// MiB is raised to that. It is taken as data come, not at once, and kept
 	// within a tenth but for short moments. Data beyond it are read from disk
 	// when they are needed. Buffers have a least size of a few MiB: what they
-	// take beyond a quarter of CacheSize comes on top.
+	// take beyond a quarter of CacheSize comes on top. The process takes up to a
+	// quarter more than that from the system, and what the rest of it needs: page
+	// memory is outside the Go heap, so that the collector's headroom is not for
+	// it, but memory of one size cannot at once serve another.
 	CacheSize int64
 
 	// SpaceTarget is what the store may take on disk, in percent of the bytes that

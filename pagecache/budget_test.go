@@ -55,6 +55,28 @@ func (c *Cache) read(t testing.TB, pid PID, scan bool) (hit bool) {
 	}
 }
 
+// TestHeldMemoryFollows: when what is cached changes its size, again and again, page
+// memory that was held for the old sizes goes to the new ones, and what the process
+// takes stays near CacheSize. (Chunks of 32 MiB apart, which are mapped as a whole.)
+func TestHeldMemoryFollows(t *testing.T) {
+	const cacheSize = 4 << 20
+	c := mustOpen(t, budgeted(cacheSize))
+	defer func() { require.NoError(t, c.Close()) }()
+	rnd := rand.New(rand.NewPCG(1, 2))
+	var pids []PID
+	most := int64(0)
+	for _, bytes := range []int{700, 5000, 1500, 300, 9000, 2500, 600} {
+		pids = append(pids, fill(t, c, 2*cacheSize/bytes, bytes)...)
+		for range 2000 {
+			c.read(t, pids[rnd.IntN(len(pids))], false)
+		}
+		m := c.Metrics()
+		most = max(most, m.HeldBytes)
+		t.Logf("pages of %d bytes: %d KiB used, %d held", bytes, m.MemoryBytes>>10, m.HeldBytes>>10)
+	}
+	require.Less(t, most, int64(cacheSize)*2) // it was 4 times before sparse spans counted
+}
+
 // TestMemoryIsAccounted: what Metrics say of the parts of memory is what they are,
 // and nothing is left of what was for a while.
 func TestMemoryIsAccounted(t *testing.T) {

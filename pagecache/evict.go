@@ -34,6 +34,7 @@ type evictor struct {
 	tight   atomic.Bool  // updates and loads are to make room first
 	stalled atomic.Bool  // what is retired was waited for in vain, and the epoch has not stepped since
 	places  atomic.Int64 // see PlacesMax
+	holes   atomic.Int64 // bytes by which page memory that is held exceeds what is fair, see measureHoles
 
 	wake chan struct{}
 
@@ -68,7 +69,7 @@ func (c *Cache) noteGrowth() {
 		return
 	}
 	inUse, retired := c.inUse()
-	if inUse < c.percentOfBudget(evictStartPercent) {
+	if inUse < c.percentOfBudget(evictStartPercent)-c.evict.holes.Load() {
 		return
 	}
 	if c.isTight(inUse, retired) && !c.evict.tight.Load() {
@@ -154,7 +155,8 @@ func (c *Cache) runEvictor() {
 			return
 		case <-c.evict.wake:
 			c.evict.wanted.Store(false)
-			c.sweepUntil(c.percentOfBudget(evictStopPercent))
+			c.measureHoles()
+			c.sweepUntil(c.percentOfBudget(evictStopPercent) - c.evict.holes.Load())
 			c.rewriteCrowded()
 		}
 	}
@@ -179,6 +181,24 @@ func (c *Cache) sweepUntil(target int64) {
 	if inUse, retired := c.inUse(); !c.isTight(inUse, retired) {
 		c.evict.tight.Store(false)
 	}
+}
+
+const (
+	holesFair = 5 // a part of CacheSize that may be held and not used
+	holesMost = 4 // a part of CacheSize that more of it may cost
+)
+
+// measureHoles says how much less than CacheSize is to be used for the sake of what
+// the process takes from the system. Page memory is held in spans of one size each;
+// where sizes change, some are sparse for a while. What is held beyond a fair part is
+// taken off the budget, so that spans become empty and serve other sizes.
+func (c *Cache) measureHoles() {
+	fair := c.options.CacheSize / holesFair
+	holes := func() int64 { return c.arena.Held() - c.arena.Used() - fair }
+	if holes() > 0 {
+		c.arena.Scavenge()
+	}
+	c.evict.holes.Store(min(max(holes(), 0), c.options.CacheSize/holesMost))
 }
 
 // PlacesMax is how many places in the log an absent page may have its fragments in

@@ -1,6 +1,7 @@
 package pagecache
 
 import (
+	"sync/atomic"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -14,18 +15,12 @@ import (
 // publish: it loses each time, takes the writer bit, and folds the page all the
 // same. What was appended meanwhile is on top, once.
 func TestWriterBitEndsTheRace(t *testing.T) {
-	c := mustOpen(t, tiny(vfs.NewMem(), stringPages{}))
-	defer c.Close()
-	pid, key, err := c.Allocate([]byte("base"))
-	require.NoError(t, err)
-	for range 3 {
-		key, err = c.Merge(pid, key, []byte("."))
-		require.NoError(t, err)
-	}
-	before := paths.Counts()["WriterBitFallback"]
+	var c *Cache
+	var pid PID
+	var armed atomic.Bool
 	lost := 0
-	yieldHook = func(p yieldPoint) {
-		if p != yieldConsolidatePublish {
+	hookYield(t, func(p yieldPoint) {
+		if p != yieldConsolidatePublish || !armed.Load() {
 			return
 		}
 		g := c.Pin()
@@ -37,14 +32,23 @@ func TestWriterBitEndsTheRace(t *testing.T) {
 		if r, err := c.Append(g, v, []byte("+"), 0); err == nil && r.Outcome == Done {
 			lost++
 		}
+	})
+	c = mustOpen(t, quiet(vfs.NewMem(), stringPages{}))
+	defer c.Close()
+	pid, key, err := c.Allocate([]byte("base"))
+	require.NoError(t, err)
+	for range 3 {
+		key, err = c.Merge(pid, key, []byte("."))
+		require.NoError(t, err)
 	}
-	defer func() { yieldHook = nil }()
+	before := paths.Counts()["WriterBitFallback"]
+	armed.Store(true)
 	g := c.Pin()
 	v, err := c.View(g, pid)
 	require.NoError(t, err)
 	done, err := c.consolidate(g, v, true)
 	g.Unpin()
-	yieldHook = nil
+	armed.Store(false)
 	require.NoError(t, err)
 	require.True(t, done)
 	require.Equal(t, consolidateTriesMax, lost)

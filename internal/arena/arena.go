@@ -73,14 +73,14 @@ type Arena struct {
 // New returns an empty Arena. It maps nothing until the first Alloc.
 func New(o Options) *Arena {
 	a := &Arena{maxBytes: o.MaxBytes, numChunks: 1, firstOpen: 1}
-	stripes := 1 << bits.Len(uint(runtime.GOMAXPROCS(0)*4-1)) // so that few share one
+	stripes := min(1<<bits.Len(uint(runtime.GOMAXPROCS(0)*4-1)), maxStripes) // so that few share one
 	for c := range a.masks {
-		n := min(stripes, maxStripes)
+		n := stripes
 		switch size := classes[c].size; {
-		case size > 8<<10:
-			n = 1 // filling such an object dwarfs a contended CAS
 		case size > 1<<10:
-			n = min(n, 4)
+			n = max(1, n/8) // filling such an object dwarfs a contended CAS, and spans are large
+		case size > 256:
+			n = max(1, n/2)
 		}
 		a.masks[c] = uint8(n - 1)
 	}

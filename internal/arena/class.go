@@ -15,7 +15,7 @@ const (
 // Spans of one class are at most this large, unless that leaves fewer than
 // minSpanObjects: small spans keep classes that are hardly used small.
 const (
-	maxSpanBytes   = 128 << 10
+	maxSpanBytes   = 64 << 10
 	minSpanObjects = 4
 	maxSpanObjects = 64 // bits in a span's word
 )

@@ -1,12 +1,17 @@
 package arena
 
-import "github.com/pulkdb/db/internal/invariant"
+import (
+	"math/bits"
+
+	"github.com/pulkdb/db/internal/invariant"
+)
 
 // refill takes an object of class c from a span with free objects, or from a
-// new span, and makes that the stripe's current one.
+// new span, and makes that the stripe's current one. Of the first few spans it takes
+// the fullest: emptier ones may become empty, and of use to other classes.
 func (a *Arena) refill(c int, st *stripe) Ref {
 	for {
-		id := a.partial[c].pop(a)
+		id := a.popFullest(c)
 		if id == 0 {
 			var r Ref
 			if id, r = a.newSpan(c, st); r != 0 || id == 0 {
@@ -21,6 +26,31 @@ func (a *Arena) refill(c int, st *stripe) Ref {
 		}
 		a.leave(s, id) // others, who knew it from before, took all it had
 	}
+}
+
+const popTries = 4
+
+// popFullest takes a span off the list of its class, or returns 0.
+func (a *Arena) popFullest(c int) spanID {
+	best := a.partial[c].pop(a)
+	if best == 0 {
+		return 0
+	}
+	for range popTries - 1 {
+		free := bits.OnesCount64(a.span(best).word.Load())
+		if free <= int(classes[c].objects)/4 {
+			break
+		}
+		id := a.partial[c].pop(a)
+		if id == 0 {
+			break
+		}
+		if bits.OnesCount64(a.span(id).word.Load()) < free {
+			best, id = id, best
+		}
+		a.partial[c].push(a, id)
+	}
+	return best
 }
 
 // setCurrent makes id, which the caller owns, the stripe's current span.
@@ -135,6 +165,14 @@ func (a *Arena) scavengeLocked() bool {
 		}
 	}
 	return found
+}
+
+// Scavenge makes the pages of spans without objects free for objects of any size.
+// It looks at every span with free objects.
+func (a *Arena) Scavenge() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.scavengeLocked()
 }
 
 // mapChunksLocked obtains memory for n chunks in a row and returns the first's
