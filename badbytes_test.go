@@ -25,6 +25,7 @@ import (
 type image struct {
 	files  map[string][]byte
 	states []map[string]string
+	had    map[string]map[string]bool // every value that each key ever had; may be nil
 }
 
 // imageDir exists in every file system, as Open looks at it in the real one too.
@@ -37,6 +38,9 @@ func takeImage(t testing.TB, fs vfs.FS, states ...map[string]string) image {
 	require.NoError(t, err)
 	x := image{files: map[string][]byte{}, states: states}
 	for _, name := range names {
+		if _, isDir, err := fs.Stat(path.Join(imageDir, name)); err == nil && isDir {
+			continue
+		}
 		file, err := fs.OpenFile(path.Join(imageDir, name), os.O_RDONLY, 0)
 		require.NoError(t, err)
 		size, err := file.Size()
@@ -56,7 +60,7 @@ func (x image) with(name string, data []byte) image {
 	if files[name] = data; data == nil {
 		delete(files, name)
 	}
-	return image{files, x.states}
+	return image{files, x.states, x.had}
 }
 
 // put makes a file system of x.
@@ -92,10 +96,11 @@ func badOptions() db.Options {
 // its files at an earlier time, when it was closed too.
 func fullImage(t testing.TB) (x, older image) {
 	fs := vfs.NewMem()
-	want := map[string]string{}
+	want, had := map[string]string{}, map[string]map[string]bool{}
 	for round := 0; ; round++ {
-		fillRound(t, fs, want, round)
+		fillRound(t, fs, want, had, round)
 		x = takeImage(t, fs, maps.Clone(want))
+		x.had = had
 		survivors, differences, packed := x.riches()
 		if rich := survivors > 0 && differences > 0 && packed > 0; rich || round == 60 {
 			require.True(t, rich, "%d segments of survivors, %d differences, %d compressed pages", survivors, differences, packed)
@@ -107,13 +112,24 @@ func fullImage(t testing.TB) (x, older image) {
 }
 
 // fillRound opens the store, changes some of it, and closes it.
-func fillRound(t testing.TB, fs vfs.FS, want map[string]string, round int) {
+func fillRound(t testing.TB, fs vfs.FS, want map[string]string, had map[string]map[string]bool, round int) {
 	o := badOptions()
 	o.Durability, o.Compression = db.DurabilityNone, db.CompressionZstd
 	d, err := db.Open(imageDir, o.Minute().On(fs))
 	require.NoError(t, err)
+	now := ""
+	note := func(key string) {
+		if had[key] == nil {
+			had[key] = map[string]bool{}
+		}
+		had[key][want[key]] = true
+	}
 	for i := range 90 {
+		if now != "" {
+			note(now)
+		}
 		key := fmt.Sprintf("%03d", i*37%60)
+		now = key
 		switch {
 		case i%45 == 20:
 			want[key] = strings.Repeat(fmt.Sprintf("large %d ", i+round), 60)
@@ -133,6 +149,8 @@ func fillRound(t testing.TB, fs vfs.FS, want map[string]string, round int) {
 	require.NoError(t, d.DeleteRange([]byte("010"), []byte("013")))
 	maps.DeleteFunc(want, func(key, _ string) bool { return key >= "010" && key < "013" })
 	want["streamed"] = strings.Repeat(fmt.Sprintf("streamed %d ", round), 200)
+	note(now)
+	note("streamed")
 	require.NoError(t, d.SetFrom([]byte("streamed"), strings.NewReader(want["streamed"]), int64(len(want["streamed"]))))
 	require.NoError(t, d.Close())
 }
@@ -169,7 +187,7 @@ func crashedImage(t testing.TB) image {
 		states = append(states, maps.Clone(want))
 	}
 	slices.Reverse(states)
-	x := takeImage(t, fs, states...)
+	x := takeImage(t, fs.CrashClone(1), states...)
 	require.NoError(t, d.Close())
 	return x
 }

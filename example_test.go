@@ -1,10 +1,12 @@
 package db_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"sync"
@@ -48,6 +50,31 @@ func Example() {
 	// Output:
 	// 1034 m
 	// true
+}
+
+func ExampleSalvage() {
+	dir, remove := tempDir()
+	defer remove()
+	damaged, into := filepath.Join(dir, "damaged"), filepath.Join(dir, "salvaged")
+
+	store, err := db.Open(damaged, nil)
+	must(err)
+	must(store.Set([]byte("Grindelwald"), []byte("1034 m")))
+	must(store.Close())
+	must(os.Remove(filepath.Join(damaged, "STORE")))
+	_, err = db.Open(damaged, nil)
+	fmt.Println(errors.Is(err, db.ErrNotStore))
+
+	report, err := db.Salvage(context.Background(), damaged, into, nil)
+	must(err)
+	fmt.Println(report.Keys, "key; nothing is lost:", report.Whole())
+	for _, d := range report.Damage {
+		fmt.Println("damage:", d.File)
+	}
+	// Output:
+	// true
+	// 1 key; nothing is lost: true
+	// damage: STORE
 }
 
 func ExampleOpen() {

@@ -156,7 +156,8 @@ func exampleBody(base LSN, s seed) []byte {
 
 // FuzzReplay replays two segments whose records are arbitrary, with checksums
 // made good: what is delivered can be read by its position, and is delivered
-// again after more was written; all else is damage.
+// again after more was written; all else is damage. A Salvager finds it too, and
+// maybe more.
 func FuzzReplay(f *testing.F) {
 	const one, two = LSN(4096), LSN(8192)
 	good := exampleBody(one+headerBytes, seedOf(1))
@@ -181,6 +182,7 @@ func FuzzReplay(f *testing.F) {
 				h.mark = h.prevEnd
 			}
 		}
+		found := salvageAll(t, fs)
 		var first []delivered
 		l, err := Open(tiny(fs))
 		require.NoError(t, err)
@@ -199,6 +201,7 @@ func FuzzReplay(f *testing.F) {
 			require.NoError(t, err)
 			u.Stamp = d.Stamp // that of a group's last part
 			require.Equal(t, d.Update, u)
+			require.True(t, found[d.Position], "not salvaged: %v", d)
 			payload += len(d.Payload)
 		}
 		require.LessOrEqual(t, payload, len(a)+len(b), "something is delivered twice")
@@ -208,6 +211,24 @@ func FuzzReplay(f *testing.F) {
 		require.Equal(t, append(first, delivered{testUpdate(9), p}), second)
 		require.NoError(t, l.Close())
 	})
+}
+
+// salvageAll returns where a Salvager finds updates, each of which it can read.
+func salvageAll(t testing.TB, fs vfs.FS) map[Position]bool {
+	s, err := OpenSalvager(fs, "d")
+	require.NoError(t, err)
+	found := map[Position]bool{}
+	require.NoError(t, s.Scan(func(u Salvaged) error {
+		require.False(t, found[u.Position], "found twice: %v", u)
+		found[u.Position] = true
+		return nil
+	}))
+	for p := range found {
+		_, _, err := s.Read(p, nil)
+		require.NoError(t, err)
+	}
+	require.NoError(t, s.Close())
+	return found
 }
 
 func writeFile(t testing.TB, fs vfs.FS, name string, p []byte) {

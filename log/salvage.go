@@ -1,0 +1,571 @@
+package log
+
+import (
+	"cmp"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+
+	"github.com/pulkdb/db/internal/vfs"
+)
+
+// A Salvager reads the files of a log that may be damaged anywhere, each for
+// itself, and changes nothing. It believes what has a good checksum, and needs
+// neither the STORE file nor the headers of segments: what these would have said it
+// takes from others, or tries. It is for one goroutine.
+type Salvager struct {
+	// Immutable after OpenSalvager.
+	fs           vfs.FS
+	dir          string
+	lock         io.Closer // nil: there was no file to lock
+	storeID      [16]byte
+	segmentBytes uint64
+	incarnations []uint64 // that are known, newest first
+	segments     []*salvagedSegment
+	byBase       map[LSN]*salvagedSegment
+
+	damage []Damage
+	ends   Marks // where what can be read ends
+	marks  Marks // below them the streams were durable
+	torn   Marks // where a crash ended the streams; 0: nowhere
+	open   *salvagedSegment
+	file   vfs.File // of open
+}
+
+// A salvagedSegment is a segment file, whose header may be unreadable.
+type salvagedSegment struct {
+	name string
+	segmentHeader
+	headed       bool
+	placed       bool     // its stream is known: from its header, or the next one's
+	counts       bool     // what is in it does; settled by CutTorn
+	incarnations []uint64 // of its records: the header's, or all that were met
+	end          LSN      // as the next one's header has it; 0: not known
+}
+
+// A Damage is a place where a log is not as it was written.
+type Damage struct {
+	CorruptError
+	End     LSN // behind what may be damaged; LSN is where that begins
+	Stream  Stream
+	Streams int // 1, or 2 if it is not known which
+}
+
+// A Salvaged is an update that was found.
+type Salvaged struct {
+	Update
+	Position    Position
+	Incarnation uint64
+	// Partial: it is a part of a group of which the last part was not found, so
+	// that the group may never have counted.
+	Partial bool
+}
+
+// OpenSalvager opens the log in dir to read what can be read. Errors: ErrLocked
+// while somebody writes to it; ErrNotStore if nothing in it looks like a log's;
+// ErrVersion; what the file system answers.
+func OpenSalvager(fsys vfs.FS, dir string) (_ *Salvager, err error) {
+	s := &Salvager{fs: fsys, dir: dir, byBase: map[LSN]*salvagedSegment{}}
+	if s.fs == nil {
+		s.fs = vfs.OS
+	}
+	s.lock, err = s.fs.Lock(s.path(lockName), true)
+	switch {
+	case errors.Is(err, vfs.ErrLocked):
+		return nil, fmt.Errorf("%w: %s", ErrLocked, dir)
+	case errors.Is(err, fs.ErrNotExist):
+		s.lock = nil
+	case err != nil:
+		return nil, err
+	}
+	if err := s.scanHeaders(); err != nil {
+		return nil, errors.Join(err, s.Close())
+	}
+	return s, nil
+}
+
+// Close gives up the lock.
+func (s *Salvager) Close() error {
+	err := s.closeFile()
+	if s.lock != nil {
+		err = errors.Join(err, s.lock.Close())
+	}
+	return err
+}
+
+func (s *Salvager) path(name string) string { return filepath.Join(s.dir, name) }
+
+// StoreID returns the store's number, as most files have it.
+func (s *Salvager) StoreID() [16]byte { return s.storeID }
+
+// Damage returns what was found wrong so far.
+func (s *Salvager) Damage() []Damage { return s.damage }
+
+// Ends returns, after Scan, where what can be read of each stream ends, and Marks
+// below what it was durable.
+func (s *Salvager) Ends() (ends, marks Marks) { return s.ends, s.marks }
+
+// CutTorn decides, after Scan, what a crash has torn, as Replay would. A stream ends
+// at the first place that cannot be read and that lies above all durable marks, those
+// given among them: what follows in it does not count, and is no damage. Nor does a
+// segment without a header count of which neither its own records nor another
+// segment, nor the caller, says that it was durable; but if there is any of which
+// they do, it was not a crash that took the headers.
+func (s *Salvager) CutTorn(durable Marks, needed map[LSN]bool) {
+	beheaded := false
+	for _, seg := range s.segments {
+		seg.counts = seg.headed || seg.counts || needed[seg.base] || seg.mark > seg.base+headerBytes
+		beheaded = beheaded || seg.counts && !seg.headed
+	}
+	for _, seg := range s.segments {
+		seg.counts = seg.counts || beheaded
+	}
+	for i := range s.marks {
+		s.marks[i] = max(s.marks[i], durable[i])
+	}
+	for _, d := range s.damage {
+		if d.Streams == 1 && d.LSN >= s.marks[d.Stream] && d.LSN > s.byStart(d.LSN) && (s.torn[d.Stream] == 0 || d.LSN < s.torn[d.Stream]) {
+			s.torn[d.Stream] = d.LSN
+			s.ends[d.Stream] = min(s.ends[d.Stream], d.LSN)
+		}
+	}
+	s.damage = slices.DeleteFunc(s.damage, func(d Damage) bool {
+		seg := s.byBase[s.byStart(d.LSN)]
+		return d.Streams == 1 && s.torn[d.Stream] != 0 && d.LSN >= s.torn[d.Stream] || d.File != identityName && seg != nil && !seg.counts
+	})
+}
+
+// byStart is the LSN of the start of the segment that lsn is in.
+func (s *Salvager) byStart(lsn LSN) LSN { return LSN(uint64(lsn) / s.segmentBytes * s.segmentBytes) }
+
+// Counts reports whether what was found at the LSN counts, after CutTorn.
+func (s *Salvager) Counts(lsn LSN) bool {
+	seg := s.byBase[s.byStart(lsn)]
+	return seg != nil && seg.counts && (!seg.placed || s.torn[seg.stream] == 0 || lsn < s.torn[seg.stream])
+}
+
+// SegmentBytes returns how long segments are.
+func (s *Salvager) SegmentBytes() LSN { return LSN(s.segmentBytes) }
+
+// Has reports whether there is a segment file of that base.
+func (s *Salvager) Has(base LSN) bool { return s.byBase[base] != nil }
+
+func (s *Salvager) note(seg *salvagedSegment, name string, off int64, lsn, end LSN, err error) {
+	d := Damage{CorruptError: CorruptError{File: name, Offset: off, LSN: lsn, Err: err}, End: end, Streams: streams}
+	if seg != nil && seg.placed {
+		d.Stream, d.Streams = seg.stream, 1
+	}
+	s.damage = append(s.damage, d)
+}
+
+// scanHeaders reads the headers of all files, and decides which store's they are
+// and how long its segments.
+func (s *Salvager) scanHeaders() error {
+	names, err := s.fs.ReadDir(s.dir)
+	if err != nil {
+		return err
+	}
+	id, idErr := s.readIdentity()
+	if errors.Is(idErr, ErrVersion) {
+		return idErr
+	}
+	var found []*salvagedSegment
+	type kin struct {
+		storeID      [16]byte
+		segmentBytes uint64
+	}
+	votes := map[kin]int{}
+	for _, name := range names {
+		base, ok := parseSegmentName(name)
+		if !ok {
+			continue
+		}
+		p, err := s.readStart(name, headerBytes)
+		if err != nil {
+			s.note(nil, name, 0, base, base+segmentBytesMax, err)
+			continue
+		}
+		seg := &salvagedSegment{name: name}
+		h, err := decodeSegmentHeader(p)
+		switch {
+		case errors.Is(err, ErrVersion):
+			return fmt.Errorf("%s: %w", name, err)
+		case err == nil:
+			seg.segmentHeader, seg.headed, seg.placed = h, true, true
+			votes[kin{h.storeID, h.segmentBytes}]++
+		default:
+			seg.base = base
+		}
+		found = append(found, seg)
+	}
+	if idErr == nil {
+		votes[kin{id.storeID, id.segmentBytes}] += 2
+		s.know(id.incarnation)
+	} else {
+		s.note(nil, identityName, 0, 0, 0, idErr)
+	}
+	best := 0
+	for k, n := range votes {
+		if n > best && k.segmentBytes >= segmentBytesMin && k.segmentBytes <= segmentBytesMax {
+			best, s.storeID, s.segmentBytes = n, k.storeID, k.segmentBytes
+		}
+	}
+	if best == 0 {
+		return fmt.Errorf("%w: no readable file of a store in %s", ErrNotStore, s.dir)
+	}
+	for _, seg := range found {
+		s.adopt(seg, found)
+	}
+	slices.SortFunc(s.segments, func(a, b *salvagedSegment) int { return cmp.Compare(a.base, b.base) })
+	s.chain()
+	return nil
+}
+
+// adopt takes the segment for one of the store's if it is. The header decides what
+// it is, not the name, unless the file was renamed for reuse: then there is none
+// of that name, and what is in it had served its time.
+func (s *Salvager) adopt(seg *salvagedSegment, all []*salvagedSegment) {
+	base, _ := parseSegmentName(seg.name)
+	switch {
+	case !seg.headed:
+		seg.segmentBytes = s.segmentBytes
+	case seg.storeID != s.storeID || seg.segmentBytes != s.segmentBytes || uint64(seg.base)%s.segmentBytes != 0:
+		s.note(nil, seg.name, 0, base, base+LSN(s.segmentBytes), errForeign)
+		return
+	case seg.base != base:
+		if !slices.ContainsFunc(all, func(x *salvagedSegment) bool { return x.name == segmentName(seg.base) }) {
+			return
+		}
+		s.note(seg, seg.name, 0, base, base, fmt.Errorf("holds segment %v", seg.base))
+	}
+	if old := s.byBase[seg.base]; old != nil {
+		// Two files of one segment: the one of its name, or with a header.
+		if !seg.headed || old.headed && old.name == segmentName(old.base) {
+			return
+		}
+		s.segments = slices.DeleteFunc(s.segments, func(x *salvagedSegment) bool { return x == old })
+	}
+	if seg.headed {
+		seg.incarnations = []uint64{seg.incarnation}
+		s.know(seg.incarnation)
+	}
+	s.byBase[seg.base] = seg
+	s.segments = append(s.segments, seg)
+}
+
+// know adds an incarnation to those that are known, newest first.
+func (s *Salvager) know(incarnation uint64) {
+	i, found := slices.BinarySearchFunc(s.incarnations, incarnation, func(a, b uint64) int { return cmp.Compare(b, a) })
+	if !found {
+		s.incarnations = slices.Insert(s.incarnations, i, incarnation)
+	}
+}
+
+// chain gives the segments the ends that headers state: what lies behind them an
+// earlier recovery has cut off.
+func (s *Salvager) chain() {
+	for _, seg := range s.segments {
+		if !seg.headed {
+			continue
+		}
+		s.marks[seg.stream] = max(s.marks[seg.stream], seg.mark)
+		if prev := s.byBase[seg.prevBase]; prev != nil && seg.prevBase != 0 && seg.prevEnd > seg.prevBase {
+			prev.end, prev.stream, prev.placed, prev.counts = seg.prevEnd, seg.stream, true, true
+		}
+	}
+}
+
+// Missing returns what of a stream is not there although a header speaks of it: the
+// ends of the segments, above the given LSN, that precede one that is there. From
+// zero, all of the stream is asked for.
+func (s *Salvager) Missing(stream Stream, above LSN) (missing []Damage) {
+	for _, seg := range s.segments {
+		if seg.headed && seg.stream == stream && seg.prevBase != 0 && seg.prevEnd > above && s.byBase[seg.prevBase] == nil {
+			missing = append(missing, Damage{CorruptError{File: segmentName(seg.prevBase), LSN: seg.prevBase, Err: errMissing}, seg.prevEnd, stream, 1})
+		}
+	}
+	return missing
+}
+
+var (
+	errMissing = errors.New("segment is missing")
+	errHeader  = errors.New("header cannot be read")
+)
+
+func (s *Salvager) readIdentity() (identity, error) {
+	p, err := s.readStart(identityName, identityBytes)
+	if err != nil {
+		return identity{}, err
+	}
+	return decodeIdentity(p)
+}
+
+func (s *Salvager) readStart(name string, n int) ([]byte, error) {
+	file, err := s.fs.OpenFile(s.path(name), os.O_RDONLY, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer file.Close()
+	return readUpTo(file, n, 0)
+}
+
+// Scan calls fn with every update that can be trusted, segment by segment in LSN
+// order; those of groups when the group ends. Payload is nil: Read gives it. It
+// holds one segment in memory, and of groups that are not complete the headers of
+// their updates. An error of fn ends it and is returned.
+func (s *Salvager) Scan(fn func(Salvaged) error) error {
+	groups := map[LSN][]Salvaged{}
+	var data []byte
+	for _, seg := range s.segments {
+		file, err := s.fs.OpenFile(s.path(seg.name), os.O_RDONLY, 0)
+		if err != nil {
+			s.note(seg, seg.name, 0, seg.base, seg.base+LSN(s.segmentBytes), err)
+			continue
+		}
+		size, err := file.Size()
+		n := min(uint64(size), s.segmentBytes)
+		if seg.end != 0 {
+			n = min(n, uint64(seg.end-seg.base))
+		}
+		if err == nil {
+			data = slices.Grow(data[:0], int(n))[:n]
+			k, rerr := file.ReadAt(data, 0)
+			if data = data[:k]; uint64(k) < n {
+				err = rerr
+			}
+		}
+		if err = errors.Join(err, file.Close()); err != nil {
+			s.note(seg, seg.name, int64(len(data)), seg.base+LSN(len(data)), seg.base+LSN(s.segmentBytes), err)
+		}
+		x := segmentScan{s: s, segment: seg, data: data, fn: fn, groups: groups, budget: scanWork * len(data)}
+		if err := x.run(); err != nil {
+			return err
+		}
+	}
+	for _, parts := range groups {
+		for _, u := range parts {
+			u.Partial = true
+			if err := fn(u); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// scanWork is how many bytes are summed up per byte of a damaged segment to look
+// for updates at every place; beyond that only short ones are found.
+const (
+	scanWork      = 64
+	scanShort     = 4 << 10
+	scanLongest   = 2 << 20
+	salvageLooked = 1 << 12 // incarnations tried for a segment without a header
+
+	// incarnationsAhead is how much newer than any that is known the newest may be,
+	// whose headers are all lost.
+	incarnationsAhead = 16
+)
+
+// A segmentScan is the scan of one segment.
+type segmentScan struct {
+	s       *Salvager
+	segment *salvagedSegment
+	data    []byte
+	fn      func(Salvaged) error
+	groups  map[LSN][]Salvaged
+	budget  int
+	bad     int // where what cannot be read begins; 0: nowhere
+}
+
+func (x *segmentScan) run() error {
+	seg := x.segment
+	if !seg.headed {
+		x.findIncarnations()
+	}
+	off, last := headerBytes, headerBytes
+	for off < len(x.data) {
+		n, err := x.at(off)
+		if err != nil {
+			return err
+		}
+		if n > 0 {
+			x.endBad(off)
+			off += n
+			last = off
+			continue
+		}
+		if x.bad == 0 {
+			x.bad = off
+		}
+		off++
+	}
+	end := seg.base + LSN(last)
+	if !seg.headed && last > headerBytes {
+		x.s.note(seg, seg.name, 0, seg.base, seg.base+headerBytes, errHeader)
+	}
+	if seg.placed {
+		x.s.ends[seg.stream] = max(x.s.ends[seg.stream], end)
+	}
+	if expected := seg.end; expected > end {
+		x.s.note(seg, seg.name, int64(last), end, expected, fmt.Errorf("%w: records up to %v", errShort, expected))
+	}
+	return nil
+}
+
+// endBad notes the bytes that could not be read, once something behind them can.
+func (x *segmentScan) endBad(off int) {
+	if x.bad != 0 {
+		x.s.note(x.segment, x.segment.name, int64(x.bad), x.segment.base+LSN(x.bad), x.segment.base+LSN(off), errChecksum)
+	}
+	x.bad = 0
+}
+
+// findIncarnations finds out which incarnation wrote the segment, whose header is
+// lost: one that is known, or one that its first record fits.
+func (x *segmentScan) findIncarnations() {
+	seg := x.segment
+	seg.incarnations = slices.Clone(x.s.incarnations)
+	if len(x.data) <= headerBytes || len(seg.incarnations) == 0 {
+		return
+	}
+	newest := seg.incarnations[0] + incarnationsAhead
+	for n := newest; n > 0 && newest-n < salvageLooked; n-- {
+		if _, err := decodeRecord(x.data[headerBytes:], seg.base+headerBytes, seedOf(n)); err == nil {
+			seg.incarnations = []uint64{n}
+			x.s.know(n)
+			return
+		}
+	}
+}
+
+// at delivers what begins at off, a record or a single update, and returns how
+// long it is; 0: nothing does.
+func (x *segmentScan) at(off int) (int, error) {
+	if len(x.data)-off < recordHeaderBytes || x.data[off+recordOffKind] == 0 && x.data[off+updateOffKind] == 0 {
+		return 0, nil
+	}
+	lsn := x.segment.base + LSN(off)
+	for _, incarnation := range x.segment.incarnations {
+		if x.bad != 0 && !x.afford(x.recordSize(off)) {
+			break
+		}
+		h, err := decodeRecord(x.data[off:], lsn, seedOf(incarnation))
+		if err == nil {
+			x.segment.mark = max(x.segment.mark, h.mark)
+			if x.segment.placed {
+				x.s.marks[x.segment.stream] = max(x.s.marks[x.segment.stream], h.mark)
+			}
+			return h.size, x.record(off, h, incarnation)
+		}
+	}
+	if x.bad == 0 {
+		return 0, nil // a record should begin here; its updates are behind its header
+	}
+	u, n, err := decodeUpdate(x.data[off:])
+	if err != nil || n > scanLongest || !x.afford(n) {
+		return 0, nil
+	}
+	for _, incarnation := range x.segment.incarnations {
+		if u, err = verifyUpdate(x.data[off:off+n], lsn, seedOf(incarnation)); err == nil {
+			u.Payload = nil
+			return n, x.fn(Salvaged{Update: u, Position: Position{lsn, uint32(n)}, Incarnation: incarnation})
+		}
+	}
+	return 0, nil
+}
+
+func (x *segmentScan) recordSize(off int) int {
+	return int(min(uint32(len(x.data)-off), binary.LittleEndian.Uint32(x.data[off+recordOffSize:])))
+}
+
+// afford reports whether n more bytes may be summed up.
+func (x *segmentScan) afford(n int) bool {
+	if n > scanShort && n > x.budget {
+		return false
+	}
+	x.budget -= n
+	return true
+}
+
+// record delivers the updates of a record that is whole.
+func (x *segmentScan) record(off int, h recordHeader, incarnation uint64) error {
+	if h.kind == recordAborted || h.kind == recordMark {
+		return nil
+	}
+	p := x.data[off : off+h.size]
+	var list []Salvaged
+	for at := h.headerBytes(); !atEnd(p[at:]); {
+		u, n, err := decodeUpdate(p[at:])
+		if err != nil {
+			x.s.note(x.segment, x.segment.name, int64(off+at), x.segment.base+LSN(off+at), x.segment.base+LSN(off+h.size), err)
+			break
+		}
+		u.Payload = nil
+		list = append(list, Salvaged{Update: u, Position: Position{x.segment.base + LSN(off+at), uint32(n)}, Incarnation: incarnation})
+		at += n
+	}
+	if h.kind == recordGroupPart {
+		if h.index == 0 {
+			x.groups[h.first] = nil
+		}
+		x.groups[h.first] = append(x.groups[h.first], list...)
+		return nil
+	}
+	if h.kind == recordGroupLast {
+		list = append(x.groups[h.first], list...)
+		delete(x.groups, h.first)
+	}
+	for _, u := range list {
+		if err := x.fn(u); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Read returns the update at a position that Scan gave. Its payload is valid until
+// the next call. Errors: *CorruptError, the file system's.
+func (s *Salvager) Read(p Position, buffer []byte) (Update, []byte, error) {
+	base := s.byStart(p.LSN)
+	seg := s.byBase[base]
+	if seg == nil {
+		return Update{}, buffer, &CorruptError{File: segmentName(base), LSN: p.LSN, Err: errMissing}
+	}
+	if s.open != seg {
+		if err := s.closeFile(); err != nil {
+			return Update{}, buffer, err
+		}
+		file, err := s.fs.OpenFile(s.path(seg.name), os.O_RDONLY, 0)
+		if err != nil {
+			return Update{}, buffer, err
+		}
+		s.open, s.file = seg, file
+	}
+	off := int64(p.LSN - base)
+	buffer = slices.Grow(buffer[:0], int(p.Size))[:p.Size]
+	if n, err := s.file.ReadAt(buffer, off); n < len(buffer) {
+		return Update{}, buffer, &CorruptError{File: seg.name, Offset: off, LSN: p.LSN, Err: errors.Join(errShort, err)}
+	}
+	err := errChecksum
+	for _, incarnation := range seg.incarnations {
+		u, verr := verifyUpdate(buffer, p.LSN, seedOf(incarnation))
+		if err = verr; err == nil {
+			return u, buffer, nil
+		}
+	}
+	return Update{}, buffer, &CorruptError{File: seg.name, Offset: off, LSN: p.LSN, Err: err}
+}
+
+func (s *Salvager) closeFile() error {
+	if s.file == nil {
+		return nil
+	}
+	err := s.file.Close()
+	s.open, s.file = nil, nil
+	return err
+}
