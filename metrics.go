@@ -253,6 +253,7 @@ type PageMetrics struct {
 	Loads          uint64 // pages that were read from disk
 	Misses         uint64 // of Get.Count, those that waited for a page from disk
 	Evictions      uint64 // pages that were dropped from memory
+	Gathered       uint64 // pages in several places on disk that were merged and written for who reads them next
 	Folds          uint64 // pages that were merged in memory
 	Rewrites       uint64 // pages that were merged and written
 	Conflicts      uint64 // writes that met a page changed meanwhile, and began again
@@ -268,7 +269,7 @@ type DiskMetrics struct {
 	SnapshotBytes uint64 // written to snapshots of the page table
 	Writes        uint64 // calls to write, of the log
 	Syncs         uint64 // calls to sync: many writes share one
-	Reads         uint64 // for PageMetrics.Loads: those in parallel count each
+	Reads         uint64 // for PageMetrics.Loads: those in parallel count each, neighbours that are read together once
 	Throttled     uint64 // writes that waited because the disk fell behind
 }
 
@@ -328,6 +329,7 @@ func (d *DB) Metrics() Metrics {
 			Loads:          cache.Loads,
 			Misses:         all.Misses,
 			Evictions:      cache.Evictions,
+			Gathered:       cache.Gathered,
 			Folds:          cache.Folds,
 			Rewrites:       cache.Rewrites,
 			Conflicts:      cache.Conflicts,

@@ -387,6 +387,10 @@ func (l *Log) Throttle() error {
 	return l.writable()
 }
 
+// Busy reports whether half of what Throttle allows waits to be written: a time to put
+// off what is not urgent.
+func (l *Log) Busy() bool { return l.queuedBytes() > l.queueMax/2 }
+
 func (l *Log) queuedBytes() int64 {
 	return l.streams[Fresh].queued.Load() + l.streams[Survivors].queued.Load()
 }

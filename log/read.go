@@ -58,6 +58,56 @@ func (l *Log) Read(p Position, dst []byte) (Update, []byte, error) {
 	return l.verified(s, p, dst, start)
 }
 
+// ReadTogether reads the updates at ps, in ascending order of LSN, with one read of the
+// file if they lie in one segment and all are in its file, and one by one if not. What
+// lies between them is read as well. Payloads are the caller's. Errors: those of Read,
+// of the first that cannot be read.
+func (l *Log) ReadTogether(ps []Position) ([]Update, error) {
+	updates := make([]Update, len(ps))
+	done, err := l.readRun(ps, updates)
+	if done || err != nil {
+		return updates, err
+	}
+	for i, p := range ps {
+		if updates[i], _, err = l.Read(p, nil); err != nil {
+			return nil, err
+		}
+	}
+	return updates, nil
+}
+
+// readRun is ReadTogether with one read. It reports false if that is not possible.
+func (l *Log) readRun(ps []Position, updates []Update) (bool, error) {
+	first, last := ps[0], ps[len(ps)-1]
+	s := l.segmentAt(first.LSN)
+	if l.closed.Load() || s == nil || len(ps) == 1 {
+		return false, nil
+	}
+	off, end := l.offset(s, first.LSN), last.LSN+LSN(last.Size)
+	n := uint64(end - first.LSN)
+	if off < headerBytes || n > l.segmentBytes || uint64(off)+n > l.segmentBytes || !s.recovered && LSN(s.written.Load()) < end {
+		return false, nil
+	}
+	data := make([]byte, n)
+	yield(yieldRead)
+	if err := l.readFile(s, data, off); err != nil {
+		return false, nil // Read says what is wrong
+	}
+	l.metrics.reads.Add(1)
+	for i, p := range ps {
+		at := int(p.LSN - first.LSN)
+		if at < 0 || at+int(p.Size) > len(data) {
+			return false, nil
+		}
+		u, err := verifyUpdate(data[at:at+int(p.Size):at+int(p.Size)], p.LSN, s.seed)
+		if err != nil || s.gone.Load() {
+			return false, nil
+		}
+		updates[i] = u
+	}
+	return true, nil
+}
+
 func (l *Log) verified(s *segment, p Position, dst []byte, start int) (Update, []byte, error) {
 	u, err := verifyUpdate(dst[start:], p.LSN, s.seed)
 	if err == nil {

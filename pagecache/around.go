@@ -38,7 +38,7 @@ func (c *Cache) tryShed(pid PID) bool {
 		return false
 	}
 	ref, b := c.newBottom(nodeAbsent, v.head.version, v.newestStamp(), 1, nil)
-	b.flags = v.bottom.flags
+	b.flags = v.bottom.flags &^ nodeRead
 	b.setPosition(0, v.bottom.position(0))
 	yield(yieldEvictPublish)
 	if !c.table.slot(pid).CompareAndSwap(v.word, uint64(ref)) {

@@ -41,6 +41,7 @@ type Cache struct {
 	probation  probation
 	checkpoint checkpointer
 	clean      cleaner
+	gather     gatherer
 	space      spaceBook
 	recovery   recoveryState
 	scratch    scratchPool
@@ -73,6 +74,7 @@ func Open(o Options) (*Cache, error) {
 	c.clean.refused = make(map[LSN]bool)
 	c.clean.wake = make(chan struct{}, 1)
 	c.evict.wake = make(chan struct{}, 1)
+	c.gather.wake = make(chan struct{}, 1)
 	c.pids.next = 1
 	c.choosePlacesMax()
 	c.clock.Store(firstStamp)
@@ -86,7 +88,8 @@ func Open(o Options) (*Cache, error) {
 		go c.runEvictor()
 	}
 	if !o.InMemory && !o.ReadOnly {
-		c.background.Add(2)
+		c.background.Add(3)
+		go c.runGatherer()
 		go c.runCleaner()
 		go c.runCheckpointer()
 	}
@@ -185,6 +188,7 @@ func (c *Cache) ThrottleUnpaced() error {
 	if err := c.log.Throttle(); err != nil || c.options.InMemory {
 		return err
 	}
+	c.noteUse()
 	c.makeRoom()
 	c.noteWriting()
 	return nil

@@ -369,8 +369,8 @@ func (c *Cache) tryMoveEvicted(pid PID) (bool, error) {
 	if err != nil || resident {
 		return false, err
 	}
-	read, err := c.readFragments(pid, absent)
-	c.clean.reads.Add(uint64(len(absent.positions)))
+	read, reads, err := c.readFragments(pid, absent)
+	c.clean.reads.Add(uint64(reads))
 	if err != nil {
 		if c.stillMissing(pid, absent) {
 			return false, err

@@ -138,7 +138,7 @@ func TestDamagedCompressedPage(t *testing.T) {
 	require.NoError(t, err)
 	p := r.Append(u)
 	r.Complete(5)
-	_, err = c.readFragment(77, absence{version: 1, positions: []log.Position{p}}, 0)
+	_, _, err = c.readFragments(77, absence{version: 1, positions: []log.Position{p}})
 	var corrupt *log.CorruptError
 	require.True(t, errors.As(err, &corrupt), "%v", err)
 	require.NotEmpty(t, corrupt.File)

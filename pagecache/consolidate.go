@@ -246,6 +246,7 @@ func (c *Cache) foldedBase(v View, data []byte, toLog bool, m *Merging) folded {
 		return folded{ref: ref, base: base, toLog: toLog}
 	}
 	base.flags |= v.bottom.flags & nodePartUnstamped
+	base.flags |= v.bottom.flags & nodeRead
 	copy(base.positionArea(), v.bottom.positionArea())
 	i := n
 	for d := v.top(); d != nil; d = c.olderDelta(d) {

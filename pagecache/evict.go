@@ -1,8 +1,6 @@
 package pagecache
 
 import (
-	"errors"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -24,9 +22,8 @@ import (
 // Evicting a page replaces its chain, by compare-and-swap, with an absent node
 // that has the positions of its fragments. That needs every fragment to be
 // complete in the log: a page with one that is not is passed over. A page whose
-// fragments lie in too many places is written merged in the same step. One that is
-// updated and never read is not there to be merged; the evictor's goroutine reads
-// and rewrites it when its places have become very many.
+// fragments lie in too many places is written merged in the same step, and so is one
+// that was read while it stood in several (see gatherer).
 type evictor struct {
 	// Atomic.
 	hand    atomic.Uint64
@@ -39,9 +36,6 @@ type evictor struct {
 	wake chan struct{}
 
 	sweeps sync.RWMutex // sweepers hold it shared; a test that wants none takes it
-
-	mu      sync.Mutex
-	crowded []PID // Guarded by mu. To be read and rewritten.
 }
 
 const (
@@ -157,7 +151,6 @@ func (c *Cache) runEvictor() {
 			c.evict.wanted.Store(false)
 			c.measureHoles()
 			c.sweepUntil(c.percentOfBudget(evictStopPercent) - c.evict.holes.Load())
-			c.rewriteCrowded()
 		}
 	}
 }
@@ -220,47 +213,12 @@ func (c *Cache) choosePlacesMax() {
 	c.evict.places.Store(int64(max(placesMin, min(n, c.options.LoadReads))))
 }
 
-const crowdedMax = 256 // PIDs remembered; what is left out comes up again
-
-func (c *Cache) noteCrowded(pid PID) {
-	c.evict.mu.Lock()
-	defer c.evict.mu.Unlock()
-	if len(c.evict.crowded) < crowdedMax {
-		c.evict.crowded = append(c.evict.crowded, pid)
-	}
-}
-
-// rewriteCrowded writes merged what cannot be evicted, or was evicted with too
-// many positions, because it is not in memory as a whole.
-func (c *Cache) rewriteCrowded() {
-	c.evict.mu.Lock()
-	pids := slices.Clone(c.evict.crowded)
-	c.evict.crowded = c.evict.crowded[:0]
-	c.evict.mu.Unlock()
-	for _, pid := range pids {
-		if !c.writable() || c.log.Throttle() != nil || c.stopping() {
-			return
-		}
-		c.tryUncrowd(pid)
-	}
-}
-
 func (c *Cache) stopping() bool {
 	select {
 	case <-c.stop:
 		return true
 	default:
 		return false
-	}
-}
-
-// tryUncrowd writes an absent page merged. A failure is met again by who reads
-// the page.
-//
-// REQUIRES: the caller holds no guard.
-func (c *Cache) tryUncrowd(pid PID) {
-	if _, err := c.tryMoveEvicted(pid); ignoreGone(err) != nil && !errors.Is(err, ErrClosed) {
-		c.options.Logger.Warn("pagecache: rewriting a page with many updates failed", "pid", uint64(pid), "error", err)
 	}
 }
 
@@ -357,17 +315,25 @@ func (c *Cache) evictPage(g epoch.Guard, v View, ghost bool) bool {
 	}
 	deltas := v.Deltas()
 	n := int(v.bottom.positions) + deltas
+	again := n > gatheredPlaces && v.bottom.flags&nodeRead != 0 && c.mayGather()
 	switch needed := c.needsStamps(v); {
-	case v.Resident() && (needed || n > c.PlacesMax() && c.writable()):
-		// It is evictable when the merged page is complete in the log.
-		_, _ = c.consolidate(g, v, true)
-		return false
+	case v.Resident() && (needed || again || n > c.PlacesMax() && c.writable()):
+		if done, _ := c.consolidate(g, v, true); !done {
+			return false
+		}
+		if again {
+			c.gather.pages.Add(1)
+			paths.Hit(paths.Gathered)
+		}
+		// It is evictable once the merged page is complete in the log: now, as a rule.
+		v, ok := c.evictable(v.pid)
+		return ok && v.Resident() && v.bottom.positions == 1 && v.Deltas() == 0 && c.evictPage(g, v, ghost)
 	case needed:
-		c.noteCrowded(v.pid) // the same, but first it has to be read
+		c.MergeSoon(v.pid) // the same, but first it has to be read
 		return false
 	}
 	ref, b := c.newBottom(nodeAbsent, v.head.version, v.newestStamp(), n, nil)
-	b.flags = v.bottom.flags
+	b.flags = v.bottom.flags &^ nodeRead
 	if ghost || !v.Resident() && v.bottom.mark.isGhost() {
 		b.mark.setGhost()
 	}
@@ -385,7 +351,7 @@ func (c *Cache) evictPage(g epoch.Guard, v View, ghost bool) bool {
 	}
 	c.retireChain(g, v.word)
 	if n > c.PlacesMax() {
-		c.noteCrowded(v.pid)
+		c.MergeSoon(v.pid)
 	}
 	paths.Hit(paths.Evict)
 	if deltas > 0 {

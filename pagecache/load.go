@@ -46,6 +46,7 @@ func (c *Cache) loadOnce(pid PID, why loadReason) error {
 	c.loads.pending[pid] = l
 	c.loads.mu.Unlock()
 
+	c.noteUse()
 	c.makeRoom()
 	l.err = c.load(pid, why)
 
@@ -65,9 +66,9 @@ func (c *Cache) load(pid PID, why loadReason) error {
 			return ignoreGone(err)
 		}
 		yield(yieldLoadRead)
-		read, err := c.readFragments(pid, absent)
+		read, reads, err := c.readFragments(pid, absent)
 		c.metrics.loads.Add(1)
-		c.metrics.reads.Add(uint64(len(absent.positions)))
+		c.metrics.reads.Add(uint64(reads))
 		if err != nil {
 			if c.stillMissing(pid, absent) {
 				return err
@@ -105,26 +106,64 @@ func (c *Cache) stillMissing(pid PID, a absence) bool {
 	return err == nil && !resident && now.version == a.version && slices.Equal(now.positions, a.positions)
 }
 
-// readFragments reads the fragments at a's positions, all at once.
-func (c *Cache) readFragments(pid PID, a absence) ([]Fragment, error) {
+// readGap is how far apart in a segment two fragments may lie, in bytes, that are read
+// together: a read costs as much as some ten times that.
+const readGap = 16 << 10
+
+// readFragments reads the fragments at a's positions, all at once: neighbours
+// with one read, others in parallel. It returns the number of reads.
+func (c *Cache) readFragments(pid PID, a absence) ([]Fragment, int, error) {
 	n := len(a.positions)
 	fragments := make([]Fragment, n)
-	errs := make([]error, n)
-	read := func(i int) {
-		fragments[i], errs[i] = c.readFragment(pid, a, i)
+	runs := c.appendRuns(nil, a.positions)
+	errs := make([]error, len(runs))
+	read := func(k int) {
+		from, to := 0, runs[k]
+		if k > 0 {
+			from = runs[k-1]
+		}
+		errs[k] = c.readRun(pid, a, from, fragments[from:to])
 	}
 	var wg sync.WaitGroup
-	for i := 1; i < n; i++ {
-		wg.Go(func() { read(i) })
+	for k := 1; k < len(runs); k++ {
+		wg.Go(func() { read(k) })
 	}
 	read(0)
 	wg.Wait()
 	paths.Hit(paths.Load)
-	if n > 1 {
+	if len(runs) > 1 {
 		paths.Hit(paths.LoadInParallel)
 	}
+	if len(runs) < n {
+		paths.Hit(paths.ReadTogether)
+	}
 	c.fillStamps(fragments, a)
-	return fragments, errors.Join(errs...)
+	return fragments, len(runs), errors.Join(errs...)
+}
+
+// appendRuns appends to dst where each run of neighbours ends.
+func (c *Cache) appendRuns(dst []int, ps []log.Position) []int {
+	for i := 1; i < len(ps); i++ {
+		last, next := ps[i-1], ps[i]
+		if next.LSN < endOf(last) || next.LSN-endOf(last) > readGap || c.log.SegmentOf(last.LSN) != c.log.SegmentOf(next.LSN) {
+			dst = append(dst, i)
+		}
+	}
+	return append(dst, len(ps))
+}
+
+// readRun reads the fragments of a run that begins with that of number from.
+func (c *Cache) readRun(pid PID, a absence, from int, fragments []Fragment) error {
+	updates, err := c.log.ReadTogether(a.positions[from : from+len(fragments)])
+	if err != nil {
+		return err
+	}
+	for i, u := range updates {
+		if fragments[i], err = c.fragmentOf(pid, a, from+i, u); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // fillStamps stamps the deltas that were read without one, since they stand in
@@ -145,13 +184,9 @@ func (c *Cache) fillStamps(fragments []Fragment, a absence) {
 	}
 }
 
-// readFragment reads one and checks that it is what the page needs there.
-func (c *Cache) readFragment(pid PID, a absence, i int) (Fragment, error) {
+// fragmentOf checks that an update is what the page needs at a position.
+func (c *Cache) fragmentOf(pid PID, a absence, i int, u log.Update) (Fragment, error) {
 	p := a.positions[i]
-	u, _, err := c.log.Read(p, nil)
-	if err != nil {
-		return Fragment{}, err
-	}
 	want := a.version - uint64(len(a.positions)-1-i)
 	isBase := u.Kind != log.KindAppend
 	if u.PID != pid || isBase != (i == 0) || u.Version != want {
@@ -159,6 +194,7 @@ func (c *Cache) readFragment(pid PID, a absence, i int) (Fragment, error) {
 	}
 	data := u.Payload
 	if u.Compressed {
+		var err error
 		if data, err = c.decompress(data); err != nil {
 			return Fragment{}, c.log.Corrupt(p, err)
 		}
@@ -210,6 +246,9 @@ func (c *Cache) tryPublishLoaded(s *scratch, pid PID, a absence, read []Fragment
 		i--
 		b.setPosition(i, d.position())
 		b.flags |= d.flags & nodePartUnstamped
+	}
+	if why == loadedToRead {
+		b.flags |= nodeRead
 	}
 	probation := b.flags&nodeKeep == 0 && !c.options.InMemory && (why == loadedToScan || !v.bottom.mark.isGhost())
 	b.mark.setLoaded(probation)

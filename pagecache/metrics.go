@@ -41,8 +41,9 @@ type Metrics struct {
 	Folds          uint64        // consolidations in memory
 	Rewrites       uint64        // consolidations to the log
 	Evictions      uint64        // pages
+	Gathered       uint64        // pages in several places of the log that were written merged for who reads them next
 	Loads          uint64        // pages
-	FragmentReads  uint64        // fragments read from the log for those
+	FragmentReads  uint64        // reads of the log for those: neighbouring fragments are read together
 	Snapshots      uint64        // page-table snapshots written
 	Snapshotting   bool          // one is being written
 	SnapshotTime   time.Duration // spent on those
@@ -55,7 +56,7 @@ type Metrics struct {
 	SpaceGoal       int64  // bytes: above, writers are slowed more and more
 	CleanedSegments uint64 // emptied by moving what was live in them
 	MovedPages      uint64 // for that
-	CleanerReads    uint64 // fragments read for that, in no other count
+	CleanerReads    uint64 // reads of the log for that, in no other count
 	CleanedBytes    uint64 // of those segments
 	RewrittenBytes  uint64 // written for that
 	SlowedWrites    uint64 // that waited for the cleaner
@@ -116,6 +117,7 @@ func (c *Cache) Metrics() Metrics {
 		Folds:          m.folds.Load(),
 		Rewrites:       m.rewrites.Load(),
 		Evictions:      m.evictions.Load(),
+		Gathered:       c.gather.pages.Load(),
 		Loads:          m.loads.Load(),
 		FragmentReads:  m.reads.Load(),
 		Snapshots:      m.snapshots.Load(),

@@ -39,6 +39,9 @@ const (
 	nodePartUnstamped = 1 << 0
 	// nodeKeep: the materializer's owner asked that this page be evicted last.
 	nodeKeep = 1 << 1
+	// nodeRead: somebody waited for the page to be loaded, and it has not been written
+	// merged since. Of bases only.
+	nodeRead = 1 << 2
 )
 
 // header is what all nodes begin with.

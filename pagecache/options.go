@@ -59,6 +59,11 @@ type Options struct {
 	// asked for; 0: never. See log.Options.
 	FlushInterval time.Duration
 
+	// IdleAfter is how long the store must not have been used before pages that are
+	// not in memory and stand in several places of the log are written merged, for
+	// those who read them later. Default 1 s; less than 0: never.
+	IdleAfter time.Duration
+
 	// SnapshotBytes is the number of log bytes after which a page-table snapshot
 	// is written. Default 128 MiB. After a crash about twice as much is replayed
 	// at most. Fewer make opening after a crash faster, and cost more snapshots.
@@ -89,6 +94,7 @@ func (o Options) withDefaults() Options {
 	setDefault(&o.MergeDeltas, 24)
 	setDefault(&o.RewriteShare, 50)
 	setDefault(&o.LoadReads, 32)
+	setDefault(&o.IdleAfter, time.Second)
 	setDefault(&o.SnapshotBytes, 128<<20)
 	setDefault(&o.SpaceTarget, 160)
 	if o.SegmentBytes == 0 {
@@ -108,7 +114,7 @@ const (
 // SpaceTargetMin is the least SpaceTarget.
 const SpaceTargetMin = 110
 
-func setDefault[T int | int64](field *T, value T) {
+func setDefault[T int | int64 | time.Duration](field *T, value T) {
 	if *field == 0 {
 		*field = value
 	}

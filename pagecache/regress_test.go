@@ -443,7 +443,7 @@ func TestBlindDeltaOfAGroupKeepsItsStamp(t *testing.T) {
 	require.NoError(t, c.Sync())
 	for range 3 {
 		c.evictAll()
-		c.rewriteCrowded()
+		c.gatherNamed()
 	}
 	require.Equal(t, fmt.Sprintf("x@%d:z", m.Stamp()+1), mustGet(t, c, x))
 	require.Equal(t, fmt.Sprintf("y@%d:z", m.Stamp()+1), mustGet(t, c, y))

@@ -109,7 +109,7 @@ func (c *Cache) Merge(pid PID, key Key, delta []byte) (Key, error) {
 		return r, err
 	})
 	if crowded && err == nil {
-		c.tryUncrowd(pid)
+		c.gatherPage(pid)
 	}
 	return next, err
 }

@@ -177,7 +177,7 @@ func (c *Cache) samplePage(pid PID) (grown, deltas int64) {
 	var read []Fragment
 	if !resident {
 		if len(absent.positions) > 1 {
-			if read, err = c.readFragments(pid, absent); err != nil {
+			if read, _, err = c.readFragments(pid, absent); err != nil {
 				return 0, 0
 			}
 		}

@@ -69,21 +69,30 @@ func (t *Tree) routed(g epoch.Guard, p *place) bool {
 func (t *Tree) tendBlind(pid PID, r pagecache.Result) {
 	paths.Hit(paths.BlindUpdate)
 	t.metrics.blind.Add(1)
-	if t.isScattered(r.Reads, r.Logged) {
-		t.loadAndTend(pid)
-	}
+	t.tendScattered(pid, r.Reads, r.Logged)
 }
 
 // blindNodes is how many nodes the fragments of an absent leaf may amount to before it
 // is read: it may have grown, and be due to be split.
 const blindNodes = 4
 
-// isScattered reports whether an absent leaf with so many fragments, of so many bytes
-// together, is to be read and folded. Merged it must fit one record, or it cannot be
-// written any more.
-func (t *Tree) isScattered(places, bytes int) bool {
-	return places >= t.cache.PlacesMax() || bytes > min(blindNodes*t.options.MaxNodeBytes, t.cache.MaxFragment()/2)
+// tendScattered follows an update of an absent leaf with so many fragments, of so many
+// bytes together. Too many places are a matter for the background. A leaf that is too
+// long is read and folded here: it may be due to be split, and merged it must fit one
+// record, or it cannot be written any more.
+func (t *Tree) tendScattered(pid PID, places, bytes int) {
+	most := t.cache.PlacesMax()
+	switch {
+	case places >= 2*most || bytes > min(blindNodes*t.options.MaxNodeBytes, t.cache.MaxFragment()/2):
+		t.loadAndTend(pid)
+	case places >= most && (places-most)%mergeSoonEvery == 0:
+		t.cache.MergeSoon(pid)
+	}
 }
+
+// mergeSoonEvery is after how many more updates a page that was to be merged is
+// named again: it may have been forgotten.
+const mergeSoonEvery = 4
 
 // tendUnread follows a commit that wrote to a leaf which was not in memory.
 func (t *Tree) tendUnread(pid PID) {
@@ -95,9 +104,7 @@ func (t *Tree) tendUnread(pid PID) {
 	}
 	g.Unpin()
 	t.metrics.blind.Add(1)
-	if t.isScattered(places, inLog) {
-		t.loadAndTend(pid)
-	}
+	t.tendScattered(pid, places, inLog)
 }
 
 func (t *Tree) loadAndTend(pid PID) {

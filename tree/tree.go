@@ -149,6 +149,7 @@ func Open(o Options) (*Tree, error) {
 	t.shrinker.start(t, own.kept)
 	own.kept.shrinker.Store(&t.shrinker)
 	t.joiner.start(t)
+	cache.TendLarge(o.MaxNodeBytes, t.loadAndTend)
 	return t, nil
 }
 

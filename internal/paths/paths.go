@@ -35,6 +35,8 @@ const (
 
 	ConsolidateInMemory
 	ConsolidateToLog
+	Gathered
+	ReadTogether
 	FreePID
 	ReusePID
 	PublishLost
@@ -76,6 +78,8 @@ var names = [numPaths]string{
 	BlindUpdate:            "BlindUpdate",
 	ConsolidateInMemory:    "ConsolidateInMemory",
 	ConsolidateToLog:       "ConsolidateToLog",
+	Gathered:               "Gathered",
+	ReadTogether:           "ReadTogether",
 	FreePID:                "FreePID",
 	ReusePID:               "ReusePID",
 	PublishLost:            "PublishLost",

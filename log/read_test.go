@@ -1,0 +1,41 @@
+package log
+
+import (
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/pulkdb/db/internal/vfs"
+)
+
+// Updates that lie in one segment, on file, are read with one read; whatever else
+// stands between them, in buffers and in several segments, they are what was written.
+func TestReadTogether(t *testing.T) {
+	l, _ := open(t, tiny(vfs.NewMem()))
+	defer func() { require.NoError(t, l.Close()) }()
+	var ps []Position
+	var want []Update
+	for i := range 200 {
+		p, _ := write(t, l, Fresh, testUpdate(i))
+		ps, want = append(ps, p), append(want, testUpdate(i))
+	}
+	check := func(from, to, step int) (reads uint64) {
+		var some []Position
+		var wanted []Update
+		for i := from; i < to; i += step {
+			some, wanted = append(some, ps[i]), append(wanted, want[i])
+		}
+		before := l.Metrics().Reads
+		got, err := l.ReadTogether(some)
+		require.NoError(t, err)
+		require.Equal(t, wanted, got)
+		return l.Metrics().Reads - before
+	}
+	check(190, 200, 1) // in buffers
+	require.NoError(t, l.Sync())
+	require.EqualValues(t, 1, check(0, 9, 2))
+	require.EqualValues(t, 1, check(4, 5, 1))
+	require.EqualValues(t, 200, check(0, 200, 1), "over several segments one by one")
+	_, err := l.ReadTogether([]Position{ps[0], {LSN: ps[1].LSN + 1, Size: ps[1].Size}})
+	require.ErrorIs(t, err, ErrCorrupt)
+}

@@ -1,0 +1,136 @@
+package pagecache
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/pulkdb/db/internal/vfs"
+	"github.com/pulkdb/db/log"
+)
+
+// scattered makes a page of n fragments with gap bytes of other pages' records between
+// them, and evicts it. It returns what the page reads as.
+func scattered(t *testing.T, c *Cache, n, gap int) (PID, string) {
+	t.Helper()
+	other, _ := mustAllocate(t, c, "")
+	pid, key := mustAllocate(t, c, "base")
+	want := "base"
+	for range n - 1 {
+		_, k, err := c.Get(other)
+		require.NoError(t, err)
+		for left := gap; left > 0; left -= 1000 {
+			k, err = c.Set(other, k, []byte(strings.Repeat("-", min(left, 1000))))
+			require.NoError(t, err)
+		}
+		key, err = c.Merge(pid, key, []byte("+"))
+		require.NoError(t, err)
+		want += "+"
+	}
+	require.NoError(t, c.Sync())
+	c.evictAll()
+	return pid, want
+}
+
+func places(c *Cache, pid PID) int {
+	g := c.Pin()
+	defer g.Unpin()
+	v, err := c.Peek(g, pid)
+	if err != nil || v.Resident() {
+		return 0
+	}
+	_, n := v.LogBytes()
+	return n
+}
+
+func quietOnDisk() Options {
+	o := quiet(vfs.NewMem(), stringPages{})
+	o.LoadReads, o.MergeDeltas, o.RewriteShare, o.IdleAfter = 16, 100, 100_000, -1
+	o.SegmentBytes, o.BufferBytes = 1<<20, 16<<10
+	return o
+}
+
+// Fragments that lie near each other are read together, others one by one.
+func TestNeighboursAreReadTogether(t *testing.T) {
+	for _, x := range []struct{ gap, reads int }{{100, 1}, {readGap - 1500, 1}, {readGap + 100, 6}} {
+		c := mustOpen(t, quietOnDisk())
+		pid, want := scattered(t, c, 6, x.gap)
+		require.Equal(t, 6, places(c, pid), "gap %d", x.gap)
+		before := c.Metrics()
+		require.Equal(t, want, mustGet(t, c, pid))
+		now := c.Metrics()
+		require.EqualValues(t, x.reads, now.FragmentReads-before.FragmentReads, "gap %d", x.gap)
+		require.NoError(t, c.Close())
+	}
+}
+
+// A page that was waited for is in one place when it leaves memory again, and is the
+// same page; one that a scan has read stays as it is.
+func TestWhatWasReadLeavesMerged(t *testing.T) {
+	c := mustOpen(t, quietOnDisk())
+	defer func() { require.NoError(t, c.Close()) }()
+	pid, want := scattered(t, c, 6, readGap+100)
+	require.NoError(t, c.LoadToScan(pid))
+	c.evictAll()
+	require.Equal(t, 6, places(c, pid))
+
+	_, key, err := c.Get(pid)
+	require.NoError(t, err)
+	c.evictAll()
+	require.Equal(t, 1, places(c, pid))
+	require.EqualValues(t, 1, c.Metrics().Gathered)
+	now, again, err := c.Get(pid)
+	require.NoError(t, err)
+	require.Equal(t, want, string(now))
+	require.Equal(t, key, again, "merging changes no version")
+	written := c.Metrics().Log.BytesWritten
+	c.evictAll()
+	require.NoError(t, c.Sync())
+	require.Less(t, c.Metrics().Log.BytesWritten-written, uint64(4<<10), "a page in one place is not written again")
+}
+
+// While nobody uses the store, scattered pages are merged, until none is left.
+func TestIdleStoreIsGathered(t *testing.T) {
+	o := quietOnDisk()
+	o.IdleAfter = time.Millisecond
+	c := mustOpen(t, o)
+	defer func() { require.NoError(t, c.Close()) }()
+	want := map[PID]string{}
+	for range 40 {
+		pid, page := scattered(t, c, 5, 100)
+		want[pid] = page
+	}
+	require.Eventually(t, func() bool {
+		for pid := range want {
+			if places(c, pid) > gatheredPlaces {
+				return false
+			}
+		}
+		return true
+	}, 20*time.Second, 10*time.Millisecond)
+	for pid, page := range want {
+		require.Equal(t, page, mustGet(t, c, pid))
+	}
+}
+
+// A crash anywhere between gathering and the next sync loses nothing.
+func TestCrashWhileGathering(t *testing.T) {
+	fs := vfs.NewMem()
+	o := quietOnDisk()
+	o.FS = fs
+	c := mustOpen(t, o)
+	pid, want := scattered(t, c, 6, 100)
+	require.NoError(t, c.Sync())
+	c.gatherPage(pid)
+	require.Equal(t, 1, places(c, pid))
+	require.NoError(t, c.log.WaitDurable(log.Survivors, c.log.Tail(log.Survivors)))
+	for _, crashed := range []*vfs.Mem{fs.CrashClone(0), fs.CrashClone(1)} {
+		o.FS = crashed
+		d := mustOpen(t, o)
+		require.Equal(t, want, mustGet(t, d, pid))
+		require.NoError(t, d.Close())
+	}
+	require.NoError(t, c.Close())
+}
