@@ -44,6 +44,8 @@ func runChild() bool {
 			fmt.Print("opened")
 			d.Close()
 		}
+	case "hold":
+		holdUntilKilled(args[1], args[2])
 	case "write":
 		writeUntilKilled(args[1], args[2], args[3:])
 	case "bank":

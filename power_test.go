@@ -84,8 +84,10 @@ func planPower(s crashtest.Step) powerStep {
 	return p
 }
 
-func applyPower(state crashtest.State, s crashtest.Step) {
-	for _, op := range planPower(s).ops {
+func applyPower(state crashtest.State, s crashtest.Step) { applyOps(state, planPower(s).ops) }
+
+func applyOps(state crashtest.State, ops []db.Op) {
+	for _, op := range ops {
 		switch op.Kind {
 		case db.OpSet:
 			state[string(op.Key)] = string(op.Value)
