@@ -48,8 +48,8 @@ func TestChurn(t *testing.T) {
 	for deadline := time.Now().Add(duration); time.Now().Before(deadline) && !t.Failed(); c.generation++ {
 		c.run()
 	}
-	t.Logf("%d generations, %d losses of power: %d writes, %d reads, %d scans, %d read snapshots",
-		c.generation, c.crashes, c.writes.Load(), c.reads.Load(), c.scans.Load(), c.snapshots.Load())
+	t.Logf("%d generations, %d losses of power: %d writes, %d reads, %d scans, %d read snapshots; files took at most %d KiB beyond twice what was live",
+		c.generation, c.crashes, c.writes.Load(), c.reads.Load(), c.scans.Load(), c.snapshots.Load(), c.above>>10)
 }
 
 const (
@@ -58,6 +58,7 @@ const (
 	churnOps     = 600 // of each writer in a generation
 	churnPhase   = 450 // writes after which a writer turns from filling to emptying
 	churnHeld    = 3   // read snapshots that a writer has open at most
+	churnLeast   = 1 << 20
 )
 
 // A churn is a store and those who use it, over its generations.
@@ -69,7 +70,8 @@ type churn struct {
 	writers    []*churner
 	generation int
 	crashes    int
-	lost       bool // power, in the last generation
+	lost       bool  // power, in the last generation
+	above      int64 // the most that files took beyond twice what was live
 
 	writes, reads, scans, snapshots atomic.Int64
 }
@@ -93,6 +95,7 @@ func (c *churn) run() {
 		writing.Go(w.run)
 	}
 	watching.Go(func() { c.scan(ctx) })
+	watching.Go(func() { c.watchSpace(ctx) })
 	var left *vfs.Mem
 	if random.IntN(2) == 0 {
 		watching.Go(func() { left = c.losePower(ctx, random) })
@@ -165,6 +168,20 @@ func (c *churn) checkNothingKept() {
 		time.Sleep(5 * time.Millisecond)
 	}
 	c.Errorf("generation %d: %d bytes are kept for read snapshots that are closed", c.generation, kept)
+}
+
+// watchSpace looks at the store's files all the time: they take no more than twice what
+// its pages need, with the versions that read snapshots keep, and the fixed least.
+func (c *churn) watchSpace(ctx context.Context) {
+	for ctx.Err() == nil && !c.Failed() {
+		m := c.db.Metrics().Space
+		if above := m.Bytes - 2*m.Live; above > churnLeast {
+			c.Errorf("generation %d: %d bytes above twice what is live: %+v", c.generation, above-churnLeast, m)
+		} else {
+			c.above = max(c.above, above)
+		}
+		time.Sleep(time.Millisecond)
+	}
 }
 
 // scan looks at the whole store again and again: keys ascend, or descend, and

@@ -177,7 +177,7 @@ func (c *Cache) sweepUntil(target int64) {
 }
 
 const (
-	holesFair = 5 // a part of CacheSize that may be held and not used
+	holesFair = 8 // a part of CacheSize that may be held and not used
 	holesMost = 4 // a part of CacheSize that more of it may cost
 )
 

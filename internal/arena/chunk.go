@@ -10,7 +10,7 @@ const (
 	pageBytes     = 1 << pageShift
 	chunkBytes    = 1 << chunkShift
 	pagesPerChunk = chunkBytes / pageBytes
-	maxChunks     = 1 << 15 // 1 TiB with chunks of 32 MiB
+	maxChunks     = 1 << 16 // 1 TiB with chunks of 16 MiB
 	spanScatter   = 10125   // see spanOf
 )
 

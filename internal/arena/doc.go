@@ -26,7 +26,7 @@
 // takes the arena's mutex. An object above the largest class is a span of its
 // own, or a run of chunks of its own.
 //
-// On linux and darwin chunks are anonymous mappings of 32 MiB (on linux with
+// On linux and darwin chunks are anonymous mappings of 16 MiB (on linux with
 // huge pages where the system allows). In debug builds (tags race, pulkdebug)
 // and elsewhere they are slices of the Go heap of 1 MiB, so that the race
 // detector and checkptr see every access. Debug builds also fill freed memory

@@ -10,7 +10,7 @@ import (
 
 // Chunks are a multiple of the huge page size and aligned to it.
 const (
-	chunkShift    = 25 // 32 MiB
+	chunkShift    = 24 // 16 MiB
 	hugePageBytes = 2 << 20
 )
 
