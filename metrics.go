@@ -254,6 +254,8 @@ type PageMetrics struct {
 	Misses         uint64 // of Get.Count, those that waited for a page from disk
 	Evictions      uint64 // pages that were dropped from memory
 	Gathered       uint64 // pages in several places on disk that were merged and written for who reads them next
+	GatheredBytes  uint64 // of those: part of DiskMetrics.BytesWritten
+	GatherReads    uint64 // from files for that, not in DiskMetrics.Reads
 	Folds          uint64 // pages that were merged in memory
 	Rewrites       uint64 // pages that were merged and written
 	Conflicts      uint64 // writes that met a page changed meanwhile, and began again
@@ -330,6 +332,8 @@ func (d *DB) Metrics() Metrics {
 			Misses:         all.Misses,
 			Evictions:      cache.Evictions,
 			Gathered:       cache.Gathered,
+			GatheredBytes:  cache.GatheredBytes,
+			GatherReads:    cache.GatherReads,
 			Folds:          cache.Folds,
 			Rewrites:       cache.Rewrites,
 			Conflicts:      cache.Conflicts,

@@ -314,7 +314,7 @@ func (c *Cache) tryMove(pid PID) (bool, error) {
 	if done, resident, err := c.tryMoveResident(pid); resident || err != nil {
 		return done, err
 	}
-	return c.tryMoveEvicted(pid)
+	return c.tryMoveEvicted(pid, &c.clean.reads, &c.clean.written)
 }
 
 // tryMoveFree writes the record that freed a PID anew.
@@ -363,14 +363,16 @@ func (c *Cache) tryMoveResident(pid PID) (done, resident bool, err error) {
 }
 
 // tryMoveEvicted reads a page that is not in memory and writes it merged,
-// without bringing it into memory.
-func (c *Cache) tryMoveEvicted(pid PID) (bool, error) {
+// without bringing it into memory. It adds to reads, and to written if it did: the
+// bytes of the page in its record.
+func (c *Cache) tryMoveEvicted(pid PID, reads, written *atomic.Uint64) (bool, error) {
 	absent, resident, err := c.missing(pid)
 	if err != nil || resident {
 		return false, err
 	}
-	read, reads, err := c.readFragments(pid, absent)
-	c.clean.reads.Add(uint64(reads))
+	defer c.countBuffers(absent)()
+	read, n, err := c.readFragments(pid, absent)
+	reads.Add(uint64(n))
 	if err != nil {
 		if c.stillMissing(pid, absent) {
 			return false, err
@@ -399,7 +401,7 @@ func (c *Cache) tryMoveEvicted(pid PID) (bool, error) {
 	f.recovery = c.recoveryOf(pid, data)
 	done, err := c.publishFolded(g, v, f)
 	if done {
-		c.clean.written.Add(uint64(len(f.update.Payload)))
+		written.Add(uint64(len(f.update.Payload)))
 	}
 	c.codec.release(&f.update)
 	if !done {

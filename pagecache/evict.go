@@ -322,8 +322,7 @@ func (c *Cache) evictPage(g epoch.Guard, v View, ghost bool) bool {
 			return false
 		}
 		if again {
-			c.gather.pages.Add(1)
-			paths.Hit(paths.Gathered)
+			c.noteGathered(g, v.pid)
 		}
 		// It is evictable once the merged page is complete in the log: now, as a rule.
 		v, ok := c.evictable(v.pid)

@@ -7,6 +7,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/pulkdb/db/internal/epoch"
 	"github.com/pulkdb/db/internal/paths"
 )
 
@@ -26,6 +27,8 @@ type gatherer struct {
 	// Atomic.
 	active atomic.Bool   // the store was used since the gatherer last looked
 	pages  atomic.Uint64 // written merged as they left memory, or in the background
+	bytes  atomic.Uint64 // of those
+	reads  atomic.Uint64 // of the log, for those in the background
 	large  atomic.Pointer[largePages]
 
 	wake chan struct{}
@@ -116,9 +119,14 @@ func (c *Cache) gatherNamed() {
 	pids := slices.Clone(c.gather.named)
 	c.gather.named = c.gather.named[:0]
 	c.gather.mu.Unlock()
+	slices.Sort(pids) // a page that keeps growing is named again
+	pids = slices.Compact(pids)
 	for _, pid := range pids {
 		if !c.writable() || c.stopping() || c.log.Throttle() != nil {
 			return
+		}
+		if c.whole(pid) {
+			continue
 		}
 		if l := c.gather.large.Load(); l != nil && c.scattered(pid) > l.bytes {
 			l.tend(pid)
@@ -179,17 +187,40 @@ func (c *Cache) scattered(pid PID) int {
 	return n
 }
 
+// whole reports whether merging would change nothing of a page: it is in one place, with
+// its stamps. A page is named again while it waits, and may come up after it was merged.
+func (c *Cache) whole(pid PID) bool {
+	g := c.Pin()
+	defer g.Unpin()
+	v, err := c.Peek(g, pid)
+	if err != nil {
+		return true
+	}
+	_, places := v.LogBytes()
+	return places <= 1 && v.bottom.flags&nodePartUnstamped == 0
+}
+
 // gatherPage writes an absent page merged. A failure is met again by who reads
 // the page.
 //
 // REQUIRES: the caller holds no guard.
 func (c *Cache) gatherPage(pid PID) {
-	done, err := c.tryMoveEvicted(pid)
+	done, err := c.tryMoveEvicted(pid, &c.gather.reads, &c.gather.bytes)
 	if done {
 		c.gather.pages.Add(1)
 		paths.Hit(paths.Gathered)
 	}
 	if ignoreGone(err) != nil && !errors.Is(err, ErrClosed) {
 		c.options.Logger.Warn("pagecache: rewriting a page with many updates failed", "pid", uint64(pid), "error", err)
+	}
+}
+
+// noteGathered counts a page that was just written as it leaves memory. Somebody may
+// have written it anew since, which counts then.
+func (c *Cache) noteGathered(g epoch.Guard, pid PID) {
+	c.gather.pages.Add(1)
+	paths.Hit(paths.Gathered)
+	if v, err := c.Peek(g, pid); err == nil && v.bottom.positions > 0 {
+		c.gather.bytes.Add(uint64(v.bottom.position(0).Size))
 	}
 }

@@ -134,3 +134,59 @@ func TestCrashWhileGathering(t *testing.T) {
 	}
 	require.NoError(t, c.Close())
 }
+
+// A page that was named twice is written once, and counted as gathered and not as the
+// cleaner's: the second naming had written it again, and all of it stood in the
+// cleaner's figures.
+func TestNamedTwiceIsWrittenOnce(t *testing.T) {
+	c := mustOpen(t, quietOnDisk())
+	defer func() { require.NoError(t, c.Close()) }()
+	pid, want := scattered(t, c, 6, readGap+100)
+	name := func() { // without waking the gatherer, which is called here
+		c.gather.mu.Lock()
+		c.gather.named = append(c.gather.named, pid, pid)
+		c.gather.mu.Unlock()
+		c.gatherNamed()
+	}
+	name()
+	name()
+	m := c.Metrics()
+	require.EqualValues(t, 1, m.Gathered)
+	require.EqualValues(t, 6, m.GatherReads)
+	require.EqualValues(t, len(want), m.GatheredBytes)
+	require.Zero(t, m.CleanerReads)
+	require.Zero(t, m.RewrittenBytes)
+	require.Equal(t, want, mustGet(t, c, pid))
+}
+
+// bufferPages look, as they are merged, at what buffers take.
+type bufferPages struct {
+	stringPages
+	look func()
+}
+
+func (p bufferPages) Merge(dst []byte, m *Merging) ([]byte, error) {
+	p.look()
+	return p.stringPages.Merge(dst, m)
+}
+
+// What a load reads counts towards CacheSize as long as it is held, the gaps between
+// neighbours included: it was not counted at all.
+func TestBuffersOfLoadsCount(t *testing.T) {
+	var c *Cache
+	var most int64
+	o := quietOnDisk()
+	o.Materializer = bufferPages{look: func() {
+		if c != nil {
+			most = max(most, c.loads.bytes.Load())
+		}
+	}}
+	c = mustOpen(t, o)
+	defer func() { require.NoError(t, c.Close()) }()
+	pid, want := scattered(t, c, 3, 8000)
+	most = 0
+	require.Equal(t, want, mustGet(t, c, pid))
+	require.Greater(t, most, int64(2*8000))
+	require.Less(t, most, int64(2*readGap))
+	require.Zero(t, c.loads.bytes.Load())
+}

@@ -65,21 +65,39 @@ func (c *Cache) load(pid PID, why loadReason) error {
 		if err != nil || resident {
 			return ignoreGone(err)
 		}
-		yield(yieldLoadRead)
-		read, reads, err := c.readFragments(pid, absent)
-		c.metrics.loads.Add(1)
-		c.metrics.reads.Add(uint64(reads))
-		if err != nil {
-			if c.stillMissing(pid, absent) {
-				return err
-			}
-			continue // what was read is no part of the page any more
-		}
-		done, err := c.publishLoaded(pid, absent, read, why)
+		done, err := c.tryLoad(pid, absent, why)
 		if done || err != nil {
 			return ignoreGone(err)
 		}
 	}
+}
+
+// tryLoad reports false if the page is not as absent says any more.
+func (c *Cache) tryLoad(pid PID, absent absence, why loadReason) (bool, error) {
+	yield(yieldLoadRead)
+	defer c.countBuffers(absent)()
+	read, reads, err := c.readFragments(pid, absent)
+	c.metrics.loads.Add(1)
+	c.metrics.reads.Add(uint64(reads))
+	if err != nil {
+		if c.stillMissing(pid, absent) {
+			return false, err
+		}
+		return false, nil // what was read is no part of the page any more
+	}
+	return c.publishLoaded(pid, absent, read, why)
+}
+
+// countBuffers counts what readFragments reads towards CacheSize, the gaps between
+// neighbours included, until the function it returns is called.
+func (c *Cache) countBuffers(a absence) (release func()) {
+	n, from := int64(0), 0
+	for _, to := range c.appendRuns(nil, a.positions) {
+		n += int64(endOf(a.positions[to-1]) - a.positions[from].LSN)
+		from = to
+	}
+	c.loads.bytes.Add(n)
+	return func() { c.loads.bytes.Add(-n) }
 }
 
 // An absence is what an absent node says: where a page's fragments up to a

@@ -42,6 +42,8 @@ type Metrics struct {
 	Rewrites       uint64        // consolidations to the log
 	Evictions      uint64        // pages
 	Gathered       uint64        // pages in several places of the log that were written merged for who reads them next
+	GatheredBytes  uint64        // written for that, in no other count but the log's
+	GatherReads    uint64        // reads of the log for that, in no other count
 	Loads          uint64        // pages
 	FragmentReads  uint64        // reads of the log for those: neighbouring fragments are read together
 	Snapshots      uint64        // page-table snapshots written
@@ -118,6 +120,8 @@ func (c *Cache) Metrics() Metrics {
 		Rewrites:       m.rewrites.Load(),
 		Evictions:      m.evictions.Load(),
 		Gathered:       c.gather.pages.Load(),
+		GatheredBytes:  c.gather.bytes.Load(),
+		GatherReads:    c.gather.reads.Load(),
 		Loads:          m.loads.Load(),
 		FragmentReads:  m.reads.Load(),
 		Snapshots:      m.snapshots.Load(),
