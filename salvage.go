@@ -71,7 +71,7 @@ func (r *SalvageReport) Lossy(key []byte) bool {
 // What the newest part of the log held is not missed if nothing is left that speaks
 // of it: no mark in what follows, and no page-table snapshot. Close leaves both.
 //
-// It takes memory for the bounds of each page, and some 56 bytes for each change of
+// It takes memory for the bounds of each page, and some 64 bytes for each change of
 // it that is still in the log, beside the CacheSize of the new store. With an error,
 // one of ctx among them, what is in into is to be thrown away. Errors: ErrLocked
 // while dir is open to be written; ErrNotStore if nothing of a store is in it;

@@ -2,7 +2,6 @@ package log
 
 import (
 	"cmp"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -61,6 +60,9 @@ type Salvaged struct {
 	Update
 	Position    Position
 	Incarnation uint64
+	// Last is the LSN of the last part of the update's group; zero if there is none.
+	// If that does not count, the group does not.
+	Last LSN
 	// Partial: it is a part of a group of which the last part was not found, so
 	// that the group may never have counted.
 	Partial bool
@@ -148,12 +150,6 @@ func (s *Salvager) Counts(lsn LSN) bool {
 	seg := s.byBase[s.byStart(lsn)]
 	return seg != nil && seg.counts && (!seg.placed || s.torn[seg.stream] == 0 || lsn < s.torn[seg.stream])
 }
-
-// SegmentBytes returns how long segments are.
-func (s *Salvager) SegmentBytes() LSN { return LSN(s.segmentBytes) }
-
-// Has reports whether there is a segment file of that base.
-func (s *Salvager) Has(base LSN) bool { return s.byBase[base] != nil }
 
 func (s *Salvager) note(seg *salvagedSegment, name string, off int64, lsn, end LSN, err error) {
 	d := Damage{CorruptError: CorruptError{File: name, Offset: off, LSN: lsn, Err: err}, End: end, Streams: streams}
@@ -280,15 +276,25 @@ func (s *Salvager) chain() {
 	}
 }
 
-// Missing returns what of a stream is not there although a header speaks of it: the
-// ends of the segments, above the given LSN, that precede one that is there. From
-// zero, all of the stream is asked for.
-func (s *Salvager) Missing(stream Stream, above LSN) (missing []Damage) {
+// Missing returns the segments that are not there: those of the given bases, and
+// those of which a header says that they reach above the given LSNs. A segment that
+// was reused is among the latter if the LSNs are lower than when that was decided.
+func (s *Salvager) Missing(needed map[LSN]bool, above Marks) (missing []Damage) {
+	told := map[LSN]bool{}
 	for _, seg := range s.segments {
-		if seg.headed && seg.stream == stream && seg.prevBase != 0 && seg.prevEnd > above && s.byBase[seg.prevBase] == nil {
-			missing = append(missing, Damage{CorruptError{File: segmentName(seg.prevBase), LSN: seg.prevBase, Err: errMissing}, seg.prevEnd, stream, 1})
+		base := seg.prevBase
+		if !seg.headed || base == 0 || s.byBase[base] != nil || told[base] || !needed[base] && seg.prevEnd <= above[seg.stream] {
+			continue
+		}
+		told[base] = true
+		missing = append(missing, Damage{CorruptError{File: segmentName(base), LSN: base, Err: errMissing}, seg.prevEnd, seg.stream, 1})
+	}
+	for base := range needed {
+		if s.byBase[base] == nil && !told[base] {
+			missing = append(missing, Damage{CorruptError{File: segmentName(base), LSN: base, Err: errMissing}, base + LSN(s.segmentBytes), 0, streams})
 		}
 	}
+	slices.SortFunc(missing, func(a, b Damage) int { return cmp.Compare(a.LSN, b.LSN) })
 	return missing
 }
 
@@ -358,178 +364,8 @@ func (s *Salvager) Scan(fn func(Salvaged) error) error {
 	return nil
 }
 
-// scanWork is how many bytes are summed up per byte of a damaged segment to look
-// for updates at every place; beyond that only short ones are found.
-const (
-	scanWork      = 64
-	scanShort     = 4 << 10
-	scanLongest   = 2 << 20
-	salvageLooked = 1 << 12 // incarnations tried for a segment without a header
-
-	// incarnationsAhead is how much newer than any that is known the newest may be,
-	// whose headers are all lost.
-	incarnationsAhead = 16
-)
-
-// A segmentScan is the scan of one segment.
-type segmentScan struct {
-	s       *Salvager
-	segment *salvagedSegment
-	data    []byte
-	fn      func(Salvaged) error
-	groups  map[LSN][]Salvaged
-	budget  int
-	bad     int // where what cannot be read begins; 0: nowhere
-}
-
-func (x *segmentScan) run() error {
-	seg := x.segment
-	if !seg.headed {
-		x.findIncarnations()
-	}
-	off, last := headerBytes, headerBytes
-	for off < len(x.data) {
-		n, err := x.at(off)
-		if err != nil {
-			return err
-		}
-		if n > 0 {
-			x.endBad(off)
-			off += n
-			last = off
-			continue
-		}
-		if x.bad == 0 {
-			x.bad = off
-		}
-		off++
-	}
-	end := seg.base + LSN(last)
-	if !seg.headed && last > headerBytes {
-		x.s.note(seg, seg.name, 0, seg.base, seg.base+headerBytes, errHeader)
-	}
-	if seg.placed {
-		x.s.ends[seg.stream] = max(x.s.ends[seg.stream], end)
-	}
-	if expected := seg.end; expected > end {
-		x.s.note(seg, seg.name, int64(last), end, expected, fmt.Errorf("%w: records up to %v", errShort, expected))
-	}
-	return nil
-}
-
-// endBad notes the bytes that could not be read, once something behind them can.
-func (x *segmentScan) endBad(off int) {
-	if x.bad != 0 {
-		x.s.note(x.segment, x.segment.name, int64(x.bad), x.segment.base+LSN(x.bad), x.segment.base+LSN(off), errChecksum)
-	}
-	x.bad = 0
-}
-
-// findIncarnations finds out which incarnation wrote the segment, whose header is
-// lost: one that is known, or one that its first record fits.
-func (x *segmentScan) findIncarnations() {
-	seg := x.segment
-	seg.incarnations = slices.Clone(x.s.incarnations)
-	if len(x.data) <= headerBytes || len(seg.incarnations) == 0 {
-		return
-	}
-	newest := seg.incarnations[0] + incarnationsAhead
-	for n := newest; n > 0 && newest-n < salvageLooked; n-- {
-		if _, err := decodeRecord(x.data[headerBytes:], seg.base+headerBytes, seedOf(n)); err == nil {
-			seg.incarnations = []uint64{n}
-			x.s.know(n)
-			return
-		}
-	}
-}
-
-// at delivers what begins at off, a record or a single update, and returns how
-// long it is; 0: nothing does.
-func (x *segmentScan) at(off int) (int, error) {
-	if len(x.data)-off < recordHeaderBytes || x.data[off+recordOffKind] == 0 && x.data[off+updateOffKind] == 0 {
-		return 0, nil
-	}
-	lsn := x.segment.base + LSN(off)
-	for _, incarnation := range x.segment.incarnations {
-		if x.bad != 0 && !x.afford(x.recordSize(off)) {
-			break
-		}
-		h, err := decodeRecord(x.data[off:], lsn, seedOf(incarnation))
-		if err == nil {
-			x.segment.mark = max(x.segment.mark, h.mark)
-			if x.segment.placed {
-				x.s.marks[x.segment.stream] = max(x.s.marks[x.segment.stream], h.mark)
-			}
-			return h.size, x.record(off, h, incarnation)
-		}
-	}
-	if x.bad == 0 {
-		return 0, nil // a record should begin here; its updates are behind its header
-	}
-	u, n, err := decodeUpdate(x.data[off:])
-	if err != nil || n > scanLongest || !x.afford(n) {
-		return 0, nil
-	}
-	for _, incarnation := range x.segment.incarnations {
-		if u, err = verifyUpdate(x.data[off:off+n], lsn, seedOf(incarnation)); err == nil {
-			u.Payload = nil
-			return n, x.fn(Salvaged{Update: u, Position: Position{lsn, uint32(n)}, Incarnation: incarnation})
-		}
-	}
-	return 0, nil
-}
-
-func (x *segmentScan) recordSize(off int) int {
-	return int(min(uint32(len(x.data)-off), binary.LittleEndian.Uint32(x.data[off+recordOffSize:])))
-}
-
-// afford reports whether n more bytes may be summed up.
-func (x *segmentScan) afford(n int) bool {
-	if n > scanShort && n > x.budget {
-		return false
-	}
-	x.budget -= n
-	return true
-}
-
-// record delivers the updates of a record that is whole.
-func (x *segmentScan) record(off int, h recordHeader, incarnation uint64) error {
-	if h.kind == recordAborted || h.kind == recordMark {
-		return nil
-	}
-	p := x.data[off : off+h.size]
-	var list []Salvaged
-	for at := h.headerBytes(); !atEnd(p[at:]); {
-		u, n, err := decodeUpdate(p[at:])
-		if err != nil {
-			x.s.note(x.segment, x.segment.name, int64(off+at), x.segment.base+LSN(off+at), x.segment.base+LSN(off+h.size), err)
-			break
-		}
-		u.Payload = nil
-		list = append(list, Salvaged{Update: u, Position: Position{x.segment.base + LSN(off+at), uint32(n)}, Incarnation: incarnation})
-		at += n
-	}
-	if h.kind == recordGroupPart {
-		if h.index == 0 {
-			x.groups[h.first] = nil
-		}
-		x.groups[h.first] = append(x.groups[h.first], list...)
-		return nil
-	}
-	if h.kind == recordGroupLast {
-		list = append(x.groups[h.first], list...)
-		delete(x.groups, h.first)
-	}
-	for _, u := range list {
-		if err := x.fn(u); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// Read returns the update at a position that Scan gave. Its payload is valid until
-// the next call. Errors: *CorruptError, the file system's.
+// Read returns the update at a position that Scan gave, read into buffer, which is
+// returned, grown if need be; Payload aliases it. Errors: *CorruptError, the file system's.
 func (s *Salvager) Read(p Position, buffer []byte) (Update, []byte, error) {
 	base := s.byStart(p.LSN)
 	seg := s.byBase[base]

@@ -61,6 +61,7 @@ type salvagedUpdate struct {
 	stamp       uint64
 	at          log.Position
 	incarnation uint64
+	last        log.LSN // of its group
 	kind        log.Kind
 	partial     bool
 }
@@ -70,7 +71,7 @@ func (u *salvagedUpdate) isBase() bool {
 }
 
 // OpenSalvager reads the log in dir from end to end, and the newest page-table
-// snapshot that is readable. It takes some 56 bytes for each update that was found
+// snapshot that is readable. It takes some 64 bytes for each update that was found
 // and that is not older than the newest bases of its page. Errors: as of
 // log.OpenSalvager. It must be closed.
 func OpenSalvager(fsys vfs.FS, dir string) (_ *Salvager, err error) {
@@ -102,6 +103,11 @@ func OpenSalvager(fsys vfs.FS, dir string) (_ *Salvager, err error) {
 	}
 	for pid, p := range s.pages {
 		p.updates = slices.DeleteFunc(p.updates, func(u salvagedUpdate) bool { return !s.log.Counts(u.at.LSN) })
+		for i := range p.updates {
+			// A group that goes on behind the torn end of its stream has none.
+			u := &p.updates[i]
+			u.partial = u.partial || u.last != 0 && !s.log.Counts(u.last)
+		}
 		p.settle()
 		if len(p.updates) == 0 {
 			delete(s.pages, pid)
@@ -129,7 +135,7 @@ func (s *Salvager) add(u log.Salvaged) error {
 		p = &salvagedPage{}
 		s.pages[u.PID] = p
 	}
-	p.updates = append(p.updates, salvagedUpdate{u.Version, u.Stamp, u.Position, u.Incarnation, u.Kind, u.Partial})
+	p.updates = append(p.updates, salvagedUpdate{u.Version, u.Stamp, u.Position, u.Incarnation, u.Last, u.Kind, u.Partial})
 	if n := len(p.updates); n >= pruneUpdates && n%pruneUpdates == 0 {
 		p.prune()
 	}
@@ -229,18 +235,17 @@ func (s *Salvager) judge(h snapshot.Header, found bool, durable log.Marks) {
 	s.damage = append(s.log.Damage(), s.damage...)
 	if found {
 		s.proven = h.ReplayStart
-		for _, ref := range h.Segments {
-			if !s.log.Has(ref.Base) {
-				s.damage = append(s.damage, log.Damage{CorruptError: log.CorruptError{
-					File: fmt.Sprintf("%016x.seg", uint64(ref.Base)), LSN: ref.Base, Err: errors.New("segment is missing")}, End: ref.Base + s.log.SegmentBytes(), Streams: 2})
-			}
-		}
 	} else {
 		clear(s.slots)
 	}
+	for _, d := range s.log.Missing(needed, s.proven) {
+		if !found {
+			d.Err = fmt.Errorf("%w, or was reused: no page-table snapshot tells", d.Err)
+		}
+		s.damage = append(s.damage, d)
+	}
 	ends, marks := s.log.Ends()
 	for i := range ends {
-		s.damage = append(s.damage, s.log.Missing(log.Stream(i), s.proven[i])...)
 		if mark := max(durable[i], marks[i]); ends[i] < mark {
 			s.damage = append(s.damage, log.Damage{CorruptError: log.CorruptError{LSN: ends[i],
 				Err: fmt.Errorf("the %v stream ends here and was durable up to %v", log.Stream(i), mark)}, End: mark, Stream: log.Stream(i), Streams: 1})

@@ -7,6 +7,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/pulkdb/db/internal/vfs"
 	"github.com/pulkdb/db/log"
 )
 
@@ -86,3 +87,50 @@ func TestSalvagedPrune(t *testing.T) {
 	require.Len(t, p.state(), 2)
 	require.Equal(t, log.KindConsolidate, p.state()[0].kind)
 }
+
+// TestSalvagedTornGroup: of a group whose last part lies behind the torn end of its
+// stream nothing counts. What lay before the end did: a value was named of which
+// parts were missing.
+func TestSalvagedTornGroup(t *testing.T) {
+	mem := vfs.NewMem()
+	o := log.Options{Dir: "store", FS: mem, SegmentBytes: tornSegmentBytes, BufferBytes: 2 << 10}
+	l, err := log.Open(o)
+	require.NoError(t, err)
+	_, err = l.Replay(log.Marks{}, nil)
+	require.NoError(t, err)
+	require.NoError(t, l.Start())
+	put := func(r log.Reservation, err error, pid PID, kind log.Kind, version uint64) log.LSN {
+		require.NoError(t, err)
+		p := r.Append(log.Update{PID: pid, Version: version, Kind: kind, Payload: []byte("x")})
+		r.Complete(0)
+		return p.LSN
+	}
+	const size = 40 // more than an update needs
+	r, err := l.Reserve(log.Fresh, size)
+	put(r, err, 1, log.KindAllocate, 1)
+	require.NoError(t, l.Sync())
+	g := l.NewGroup(log.Fresh)
+	r, err = g.Reserve(size, false)
+	put(r, err, 1, log.KindAppend, 2)
+	r, err = g.Reserve(size, false)
+	torn := put(r, err, 2, log.KindAllocate, 1)
+	r, err = g.Reserve(size, true)
+	put(r, err, 3, log.KindAllocate, 1)
+	require.NoError(t, l.Sync())
+	fs := mem.CrashClone(0)
+	require.NoError(t, l.Close())
+
+	version := func() uint64 {
+		s, err := OpenSalvager(fs, "store")
+		require.NoError(t, err)
+		defer s.Close()
+		require.Empty(t, s.Damage())
+		return s.Page(1).Version
+	}
+	require.EqualValues(t, 2, version())
+	base := torn / tornSegmentBytes * tornSegmentBytes
+	require.True(t, fs.Corrupt(fmt.Sprintf("store/%016x.seg", uint64(base)), int64(torn-base), 1))
+	require.EqualValues(t, 1, version())
+}
+
+const tornSegmentBytes = 16 << 10

@@ -1,0 +1,106 @@
+package log
+
+import (
+	"os"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/pulkdb/db/internal/invariant"
+	"github.com/pulkdb/db/internal/vfs"
+)
+
+// TestSalvager changes each byte of a closed log: a Salvager finds every update but
+// the one that the byte is in, each as it was, and says where the damage is.
+func TestSalvager(t *testing.T) {
+	mem := vfs.NewMem()
+	l, _ := open(t, tiny(mem))
+	want := map[Position]Update{}
+	for i := range 60 {
+		u := testUpdate(i)
+		p, _ := write(t, l, Stream(i%3/2), u)
+		want[p] = u
+	}
+	require.NoError(t, l.Close())
+	step := int64(1)
+	if invariant.Debug {
+		step = 11
+	}
+	names, err := mem.ReadDir("d")
+	require.NoError(t, err)
+	for _, name := range names {
+		size, _, err := mem.Stat("d/" + name)
+		require.NoError(t, err)
+		for off := int64(0); off < size; off += step {
+			bit := uint8(off * 7 % 8)
+			require.True(t, mem.Corrupt("d/"+name, off, bit))
+			s, err := OpenSalvager(mem, "d")
+			require.NoError(t, err)
+			found := map[Position]bool{}
+			require.NoError(t, s.Scan(func(u Salvaged) error {
+				got, _, err := s.Read(u.Position, nil)
+				require.NoError(t, err)
+				require.Equal(t, want[u.Position], got)
+				require.False(t, u.Partial)
+				found[u.Position] = true
+				return nil
+			}))
+			s.CutTorn(Marks{}, nil)
+			base, isSegment := parseSegmentName(name)
+			at := base + LSN(off)
+			for p := range want {
+				hit := isSegment && at >= p.LSN && at < p.LSN+LSN(p.Size)
+				require.Equal(t, !hit, found[p] && s.Counts(p.LSN), "%s at %d: %v", name, off, p)
+				if hit {
+					d := s.Damage()
+					require.Len(t, d, 1)
+					require.Equal(t, name, d[0].File)
+					require.LessOrEqual(t, d[0].LSN, at)
+					require.Greater(t, d[0].End, at)
+				}
+			}
+			require.NoError(t, s.Close())
+			require.True(t, mem.Corrupt("d/"+name, off, bit))
+		}
+	}
+}
+
+// What an earlier recovery cut off is not found, even if it can be read again.
+func TestSalvagerCutOff(t *testing.T) {
+	mem := vfs.NewMem()
+	l, _ := open(t, tiny(mem))
+	first, _ := write(t, l, Fresh, testUpdate(1))
+	second, _ := write(t, l, Fresh, testUpdate(2))
+	require.NoError(t, l.Sync())
+	require.NoError(t, l.lock.Close())
+	fs := mem.CrashClone(0)
+	name := "d/" + segmentName(l.segmentAt(second.LSN).base)
+	off := int64(second.LSN - l.segmentAt(second.LSN).base)
+	require.True(t, fs.Corrupt(name, off, 1))
+	l, list := open(t, tiny(fs))
+	require.Len(t, list, 1)
+	third, _ := write(t, l, Fresh, testUpdate(3))
+	require.NoError(t, l.Close())
+	require.True(t, fs.Corrupt(name, off, 1))
+	require.Equal(t, map[Position]bool{first: true, third: true}, salvageAll(t, fs))
+}
+
+// Nothing is written, and a writer keeps a Salvager out.
+func TestSalvagerLocks(t *testing.T) {
+	mem := vfs.NewMem()
+	l, _ := open(t, tiny(mem))
+	_, err := OpenSalvager(mem, "d")
+	require.ErrorIs(t, err, ErrLocked)
+	require.NoError(t, l.Close())
+	s, err := OpenSalvager(vfs.NewFault(mem, func(op vfs.Op) error {
+		if op.Kind != vfs.OpOpen {
+			return nil
+		}
+		return os.ErrPermission
+	}), "d")
+	require.ErrorIs(t, err, ErrNotStore, "no file can be read")
+	require.Nil(t, s)
+	require.NoError(t, mem.MkdirAll("empty"))
+	_, err = OpenSalvager(mem, "empty")
+	require.ErrorIs(t, err, ErrNotStore)
+}
