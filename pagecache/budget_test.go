@@ -182,13 +182,16 @@ func TestBudgetIsKept(t *testing.T) {
 				}
 			})
 		}
-		over, samples := 0, 0
+		over, overKept, samples := 0, 0, 0
 		largest := MemoryMetrics{}
 		for begin := time.Now(); time.Since(begin) < 500*time.Millisecond; time.Sleep(time.Millisecond) {
 			m := c.memoryMetrics()
 			sum := m.sum() - m.Buffers + min(m.Buffers, c.bufferShare())
 			if sum > size*11/10 {
 				over++
+			}
+			if sum-m.Retired > size*11/10 {
+				overKept++
 			}
 			samples++
 			if m.sum() > largest.sum() {
@@ -198,8 +201,10 @@ func TestBudgetIsKept(t *testing.T) {
 		stop.Store(true)
 		wg.Wait()
 		t.Logf("%d KiB: at most %d KiB, %+v", size>>10, largest.sum()>>10, largest)
-		// A goroutine that holds a guard may not get to run for a while.
-		require.LessOrEqual(t, over, samples/20, "%d KiB: above 110%% in %d of %d samples, at most %+v", size>>10, over, samples, largest)
+		// A goroutine that holds a guard may not get to run for a while, longer on a machine
+		// with other work; then what is retired stays.
+		require.LessOrEqual(t, overKept, samples/20, "%d KiB: above 110%% without what is retired in %d of %d samples, at most %+v", size>>10, overKept, samples, largest)
+		require.LessOrEqual(t, over, samples/4, "%d KiB: above 110%% in %d of %d samples, at most %+v", size>>10, over, samples, largest)
 		require.NoError(t, c.Close())
 	}
 }

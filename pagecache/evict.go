@@ -315,7 +315,7 @@ func (c *Cache) evictPage(g epoch.Guard, v View, ghost bool) bool {
 	}
 	deltas := v.Deltas()
 	n := int(v.bottom.positions) + deltas
-	again := n > gatheredPlaces && v.bottom.flags&nodeRead != 0 && c.mayGather()
+	again := n > gatheredPlaces && v.bottom.flags&nodeRead != 0 && c.mayGather(false)
 	switch needed := c.needsStamps(v); {
 	case v.Resident() && (needed || again || n > c.PlacesMax() && c.writable()):
 		if done, _ := c.consolidate(g, v, true); !done {

@@ -140,7 +140,7 @@ func (c *Cache) gatherNamed() {
 // there are none left.
 func (c *Cache) gatherIdle() {
 	k := &c.gather
-	for k.left > 0 && c.mayGather() && !k.active.Load() && !c.stopping() {
+	for k.left > 0 && c.mayGather(true) && !k.active.Load() && !c.stopping() {
 		start := time.Now()
 		for written, looked := 0, 0; k.left > 0 && written < gatherBatch && looked < gatherBatchLooks; looked++ {
 			if k.next++; k.next > c.pids.max() {
@@ -166,9 +166,11 @@ func (c *Cache) gatherIdle() {
 	}
 }
 
-// mayGather reports whether there is room in the log for what is not needed now.
-func (c *Cache) mayGather() bool {
-	return c.writable() && c.space.pace.Load() == 0 && !c.log.Busy()
+// mayGather reports whether there is room in the log for what is not needed now: an idle
+// store is gathered while writers would not be slowed, and a page that leaves memory while
+// space is not far above its goal, near which the cleaner leaves it.
+func (c *Cache) mayGather(idle bool) bool {
+	return c.writable() && !c.log.Busy() && (!idle && c.space.room.Load() > 0 || c.space.pace.Load() == 0)
 }
 
 // scattered returns the bytes of a page's fragments in the log if it is not in memory and

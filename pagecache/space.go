@@ -39,6 +39,7 @@ type spaceBook struct {
 	bases  atomic.Int64  // bytes of bases in the log that pages refer to
 	growth atomic.Uint64 // Float64bits
 	pace   atomic.Int64  // ns per KiB of log
+	room   atomic.Int64  // bytes up to slack/roomShare above the goal
 	paid   atomic.Uint64 // LSN: what was written below it was waited for
 	debt   atomic.Int64  // ns that somebody is to wait
 	waited atomic.Int64  // ns
@@ -78,6 +79,8 @@ const (
 	paceMin        = 2 * time.Microsecond
 	paceDoublings  = 6
 	paceMax        = 100 * time.Millisecond
+
+	roomShare = 4 // see mayGather
 )
 
 // measureSpace adds up the segments.
@@ -239,6 +242,7 @@ func (c *Cache) collectLoaded(m *Merging, v View, read []Fragment) bool {
 
 // setPace sets the pace for s.
 func (c *Cache) setPace(s space) {
+	c.space.room.Store(s.goal + s.slack/roomShare - s.total)
 	unit := float64(s.slack) / paceRangeShare
 	x := float64(s.total-s.goal)/unit + 1
 	if x <= 0 || c.space.stuck.Load() {
