@@ -1,6 +1,7 @@
 package db_test
 
 import (
+	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -306,6 +307,13 @@ func (p *prober) judge(x image, fs vfs.FS) (answer int, err error) {
 			continue
 		}
 		narrow("scan has %d rows", func(s map[string]string) bool { return len(s) == n }, n)
+	}
+	verr := d.Verify(context.Background())
+	if derr := documented(verr); derr != nil && err == nil {
+		err = fmt.Errorf("verify: %w", derr)
+	}
+	if verr == nil && answer == inPart && err == nil {
+		err = errors.New("verify finds nothing wrong in a store that cannot be read")
 	}
 	return answer, err
 }

@@ -374,3 +374,16 @@ func Example_readme() {
 	// hello, <nil>
 	// greeting/en = hello
 }
+
+func ExampleDB_Verify() {
+	d, err := db.Open("", &db.Options{InMemory: true})
+	if err != nil {
+		panic(err)
+	}
+	defer d.Close()
+	if err := d.Set([]byte("key"), []byte("value")); err != nil {
+		panic(err)
+	}
+	fmt.Println(d.Verify(context.Background()))
+	// Output: <nil>
+}

@@ -1,5 +1,7 @@
 package db
 
+import "context"
+
 import "github.com/pulkdb/db/tree"
 
 // Folding returns a copy of o whose pages are folded at so many deltas.
@@ -10,5 +12,5 @@ func (o Options) Folding(deltas int) *Options {
 // TreeMetrics returns what package tree counts.
 func (d *DB) TreeMetrics() tree.Metrics { return d.tree.Metrics() }
 
-// CheckTree looks at the whole tree.
-func (d *DB) CheckTree() error { return d.tree.Check() }
+// CheckTree looks at the whole store.
+func (d *DB) CheckTree() error { return d.Verify(context.Background()) }

@@ -205,7 +205,8 @@ func (l *Log) Segments() []SegmentInfo {
 
 // resolveEnd finds the end of a segment whose successor was recycled, and with
 // it the header that stated the end: behind the last of its records. One that
-// cannot be read while others follow it is damage.
+// cannot be read while others follow it is damage, unless this may be the last segment
+// of its incarnation: then a crash can have left that, and it was cut there.
 func (l *Log) resolveEnd(s *segment) error {
 	if !s.guessed.Load() {
 		return nil
@@ -225,7 +226,7 @@ func (l *Log) resolveEnd(s *segment) error {
 			off += r.size
 			continue
 		}
-		if next := findRecord(data, off+1, s.base, s.seed); next >= 0 {
+		if next := findRecord(data, off+1, s.base, s.seed); next >= 0 && l.goesOn(s) {
 			return &CorruptError{File: segmentName(s.base), Offset: int64(off), LSN: s.base + LSN(off), Err: err}
 		}
 		break
@@ -236,6 +237,16 @@ func (l *Log) resolveEnd(s *segment) error {
 	s.end.Store(uint64(s.base) + uint64(off))
 	s.guessed.Store(false)
 	return nil
+}
+
+// goesOn reports whether there is a later segment of the stream and the incarnation.
+func (l *Log) goesOn(s *segment) bool {
+	for _, other := range l.table.all() {
+		if other.stream == s.stream && other.incarnation == s.incarnation && other.base > s.base {
+			return true
+		}
+	}
+	return false
 }
 
 // findRecord returns the offset of the first readable record of data at off or
