@@ -58,7 +58,9 @@ const (
 	churnOps     = 600 // of each writer in a generation
 	churnPhase   = 450 // writes after which a writer turns from filling to emptying
 	churnHeld    = 3   // read snapshots that a writer has open at most
-	churnLeast   = 1 << 20
+	// Two dozen segments: the fixed least, and what is written before the cleaner gets to
+	// run on a busy machine.
+	churnLeast = 24 * 64 << 10
 )
 
 // A churn is a store and those who use it, over its generations.

@@ -69,6 +69,9 @@ const (
 	// growthShare is the share of all deltas that are merged until older samples
 	// count half, about.
 	growthShare = 1.0 / 4
+	// sampleWeightMin is the least that a sample counts: some 200 pages are enough, and what
+	// is written may change from one minute to the next.
+	sampleWeightMin = 1.0 / 16
 
 	paceWaitMin = 500 * time.Microsecond // shorter waits are put together
 	paceWaitMax = 200 * time.Millisecond
@@ -121,9 +124,12 @@ func (c *Cache) sizeOf(s log.SegmentInfo) int64 {
 // liveBytes says what pages that refer to so many bytes of the log need of it.
 func (c *Cache) liveBytes(referred int64) int64 {
 	bases := min(max(c.space.bases.Load(), 0), referred)
-	unseen := int64(c.log.Tail(log.Fresh)) - int64(c.space.sampled.Load()) - int64(c.log.SegmentBytes())
-	deltas := max(referred-bases-max(unseen, 0), 0)
-	live := float64(bases) + math.Float64frombits(c.space.growth.Load())*float64(deltas)
+	deltas, growth := referred-bases, math.Float64frombits(c.space.growth.Load())
+	if growth > 0 {
+		unseen := int64(c.log.Tail(log.Fresh)) - int64(c.space.sampled.Load()) - int64(c.log.SegmentBytes())
+		deltas = max(deltas-max(unseen, 0), 0)
+	}
+	live := float64(bases) + growth*float64(deltas)
 	return min(max(int64(live), referred/16), referred)
 }
 
@@ -141,7 +147,8 @@ func (c *Cache) noteBase(p log.Position, live bool) {
 // REQUIRES: the caller holds clean.mu and no guard.
 func (c *Cache) sampleGrowth(segments []log.SegmentInfo) {
 	tail := c.log.Tail(log.Fresh)
-	if tail < LSN(c.space.sampled.Load())+LSN(c.log.SegmentBytes()/sampleSegmentShare) {
+	since := int64(tail) - int64(c.space.sampled.Load())
+	if since < int64(c.log.SegmentBytes()/sampleSegmentShare) {
 		return
 	}
 	defer c.space.sampled.Store(uint64(tail))
@@ -165,7 +172,7 @@ func (c *Cache) sampleGrowth(segments []log.SegmentInfo) {
 		return
 	}
 	now := math.Float64frombits(c.space.growth.Load())
-	weight := min(1, float64(c.log.SegmentBytes()/sampleSegmentShare)/share)
+	weight := min(1, max(sampleWeightMin, float64(since)/share))
 	c.space.growth.Store(math.Float64bits(now + (grown/deltas-now)*weight))
 }
 
