@@ -53,9 +53,9 @@ const (
 	// The cleaner works while space exceeds the goal less slack/cleanStartShare, and less
 	// what it must write before anything comes back, which is at most slack/reserveShare. It
 	// has a page-table snapshot written when slack/snapshotShare waits for one.
-	cleanStartShare = 8
+	cleanStartShare = 6
 	reserveShare    = 3
-	snapshotShare   = 6
+	snapshotShare   = 12
 	// In a store so small that its goal follows from spaceSegmentsMin it begins at so
 	// many segments beyond SpaceTarget: what is moved is merged, and so made small.
 	cleanSegmentsMin = 5

@@ -139,7 +139,7 @@ const (
 	rewriteBytesMin = 512 // deltas smaller than this do not cause a rewrite
 	// rewritePositionsMax bounds the positions that a page holds, for pages whose
 	// deltas are tiny beside their base.
-	rewritePositionsMax = 96
+	rewritePositionsMax = 160
 )
 
 // consolidate folds v, on a copy, and publishes the result below whatever was

@@ -251,7 +251,11 @@ func (c *Cache) collectLoaded(m *Merging, v View, read []Fragment) bool {
 func (c *Cache) setPace(s space) {
 	c.space.room.Store(s.goal + s.slack/roomShare - s.total)
 	unit := float64(s.slack) / paceRangeShare
-	x := float64(s.total-s.goal)/unit + 1
+	// What waits for a page-table snapshot is as good as gone: else writers would be held
+	// up before each of them, and while it is written.
+	// It may fill the last part below the goal.
+	soon := s.slack / snapshotShare
+	x := float64(s.total-min(s.waiting, soon)-(s.goal-soon))/unit + 1
 	if x <= 0 || c.space.stuck.Load() {
 		c.space.pace.Store(0)
 		return

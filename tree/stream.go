@@ -128,22 +128,31 @@ func (t *Tree) getPart(n int) *[]byte {
 	return b
 }
 
-// namesStreamed reports whether the newest version of key in the leaf is a streamed
-// value: who replaces it has its leaf consolidated at once, so that its space comes
-// back. A store without any does not look.
-func (t *Tree) namesStreamed(p *place, key []byte) bool {
-	if t.drafts.page.Load() == 0 {
+// replacesLarge reports whether the newest version of a's key in the leaf is a streamed
+// value, or both are large: who replaces such a value has its leaf consolidated at once,
+// so that its space comes back. A leaf with a share of largeNodes to the value costs
+// little to write beside it; deltas that are not merged would each hold a value more.
+// A store without streamed values looks only for large ones.
+func (t *Tree) replacesLarge(p *place, a *addition) bool {
+	least := t.streamMin + 1
+	if a.pages != nil || a.draft != nil {
+		least = min(least, largeNodes*t.options.MaxNodeBytes)
+	} else if t.drafts.page.Load() == 0 {
 		return false
 	}
-	f, err := lookup(p, key, newestMoment)
+	f, err := lookup(p, a.key, newestMoment)
 	if err != nil || !f.ok || f.flags&(entryIndirect|entryOperand) != entryIndirect {
 		return false
 	}
 	r, ok := readChunks(f.value)
-	return ok && r.total > t.streamMin
+	return ok && r.total >= least
 }
 
-// dropReplaced consolidates a leaf that holds a streamed value which was replaced,
+// largeNodes is how many nodes a value has at least that is dropped as soon as it is
+// replaced.
+const largeNodes = 8
+
+// dropReplaced consolidates a leaf that holds a large value which was replaced,
 // or may do so: its chunks are freed, unless a moment sees them.
 func (t *Tree) dropReplaced(pid PID) {
 	err := t.cache.Load(pid)

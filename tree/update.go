@@ -232,7 +232,7 @@ func (t *Tree) add(a *addition) (lsn pagecache.LSN, done bool, err error) {
 				return 0, false, err
 			}
 		}
-		replaces := p.absent == 0 && t.namesStreamed(&p, a.key)
+		replaces := p.absent == 0 && t.replacesLarge(&p, a)
 		yield(yieldUpdateRouted)
 		r, err := t.cache.Append(g, p.view, a.delta, a.hint)
 		due := err == nil && p.absent == 0 && r.Outcome == pagecache.Done && t.leafDue(&p, r) && !a.settling
@@ -344,7 +344,7 @@ func (t *Tree) commitOwned(u *pagecache.Update, a *addition, to *route) (r pagec
 		return r, 0, false, err
 	case p.absent == 0:
 		to.pid, to.blind = p.view.PID(), false
-		to.replaces = t.namesStreamed(&p, a.key)
+		to.replaces = t.replacesLarge(&p, a)
 		met, err := a.expect.met(&p, a.key)
 		if err != nil || !met {
 			return r, 0, false, err
