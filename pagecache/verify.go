@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"slices"
 
 	"github.com/pulkdb/db/log"
@@ -75,7 +76,13 @@ func (c *Cache) verifySnapshot() error {
 		}
 	}
 	_, _, err := snapshot.Load(c.options.FS, c.options.Dir, c.log.StoreID(), nil, snapshot.Sink{Passed: passed})
-	return errors.Join(first, err)
+	err = errors.Join(first, err)
+	var corrupt *log.CorruptError
+	if errors.Is(err, fs.ErrNotExist) && !errors.As(err, &corrupt) {
+		// One file builds on another, which is not there.
+		return &log.CorruptError{File: c.options.Dir, Err: err}
+	}
+	return err
 }
 
 const verifyCtxPages = 64 // verified between two looks at the context
