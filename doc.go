@@ -34,8 +34,9 @@
 // Bad bytes in a file are answered with a *CorruptError, which names file and
 // offset and matches ErrCorrupt, and never with wrong data. One case cannot be
 // told apart: damage to the very last writes before a crash looks like a write
-// that the crash tore, and is cut off as such. Verify checks a whole store; Salvage brings out of a damaged
-// store what can be trusted, into a new one, and says what is lost.
+// that the crash tore, and is cut off as such. Verify checks a whole store; Salvage
+// brings out of a damaged store what can be trusted, into a new one, and says what
+// is lost.
 //
 // # Isolation
 //

@@ -140,10 +140,11 @@ func (c *Cache) snapshotForSpace() bool {
 	return err == nil && recycled > 0
 }
 
-// cleanNext cleans the best segment. It reports false if there is none.
+// cleanNext cleans the best segment. It reports false if there is none, of those of
+// the last survey and of a new one.
 func (c *Cache) cleanNext(segments []log.SegmentInfo) bool {
 	k := &c.clean
-	for surveyed := c.surveyIfDue(segments); ; surveyed = true {
+	for surveyed := false; ; surveyed = true {
 		for len(k.victims) > 0 {
 			v := k.victims[len(k.victims)-1]
 			k.victims = k.victims[:len(k.victims)-1]

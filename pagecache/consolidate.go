@@ -245,8 +245,7 @@ func (c *Cache) foldedBase(v View, data []byte, toLog bool, m *Merging) folded {
 	if toLog || n == 0 {
 		return folded{ref: ref, base: base, toLog: toLog}
 	}
-	base.flags |= v.bottom.flags & nodePartUnstamped
-	base.flags |= v.bottom.flags & nodeRead
+	base.flags |= v.bottom.flags & (nodePartUnstamped | nodeRead)
 	copy(base.positionArea(), v.bottom.positionArea())
 	i := n
 	for d := v.top(); d != nil; d = c.olderDelta(d) {

@@ -51,13 +51,14 @@
 // # Concurrency
 //
 // All methods may be called by many goroutines at once. Reads and updates of
-// single pages take no mutex. Goroutines: one evicts, one cleans, one writes page-table
-// snapshots, the log has its own; Close joins them.
+// single pages take no mutex. Goroutines: one evicts, one cleans, one gathers, one writes
+// page-table snapshots, the log has its own; Close joins them.
 //
 // # Reading the source
 //
 // node.go and table.go say what is in memory, append.go is the protocol of one
 // update, update.go that of several, moment.go and Delta.Stamp the stamps; then
 // consolidate.go, load.go, borrow.go, evict.go with memory.go, marks.go and
-// probation.go, clean.go, checkpoint.go and recover.go.
+// probation.go, clean.go with space.go and survey.go, gather.go, checkpoint.go and
+// recover.go. verify.go and salvage.go stand beside all that.
 package pagecache

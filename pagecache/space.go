@@ -30,7 +30,7 @@ import (
 // The goal is Options.SpaceTarget percent of live data, or spaceSegmentsMin segments
 // beside them in a store so small that this is more. All files of the log count, and those
 // of the newest page-table snapshot. The pace is a delay per byte of log that doubles with each
-// eighth of paceRange that space is above where it begins, so writers meet it gently,
+// sixth of slack/paceRangeShare that space is above where it begins, so writers meet it gently,
 // and far above the goal they all but stop. One wait is paceWaitMax at most, and there
 // is no pace when the cleaner finds nothing to do. Writers pay in Throttle, before an
 // operation holds anything.
@@ -76,8 +76,9 @@ const (
 	paceWaitMin = 500 * time.Microsecond // shorter waits are put together
 	paceWaitMax = 200 * time.Millisecond
 	paceDebtMax = 400 * time.Millisecond
-	// The pace begins slack/paceRangeShare below the goal, with paceMin per KiB,
-	// and is 2^paceDoublings times as much at the goal.
+	// The pace begins with paceMin per KiB, slack/paceRangeShare below where it is
+	// 2^paceDoublings times as much. That is at the goal, if slack/snapshotShare waits
+	// for a page-table snapshot; the less waits, the lower.
 	paceRangeShare = 12
 	paceMin        = 2 * time.Microsecond
 	paceDoublings  = 6
@@ -252,8 +253,8 @@ func (c *Cache) setPace(s space) {
 	c.space.room.Store(s.goal + s.slack/roomShare - s.total)
 	unit := float64(s.slack) / paceRangeShare
 	// What waits for a page-table snapshot is as good as gone: else writers would be held
-	// up before each of them, and while it is written.
-	// It may fill the last part below the goal.
+	// up before each of them, and while it is written. It may fill the last part below
+	// the goal.
 	soon := s.slack / snapshotShare
 	x := float64(s.total-min(s.waiting, soon)-(s.goal-soon))/unit + 1
 	if x <= 0 || c.space.stuck.Load() {

@@ -95,9 +95,6 @@ func (c *Cache) verifyPages(ctx context.Context, step func(int64)) error {
 				return err
 			}
 		}
-		if c.closed.Load() {
-			return ErrClosed
-		}
 		if err := c.verifyPage(pid, &s, &again); err != nil {
 			return err
 		}
@@ -113,20 +110,35 @@ func (c *Cache) verifyPages(ctx context.Context, step func(int64)) error {
 func (c *Cache) verifyPage(pid PID, s, again *snapshot.Slot) error {
 	for {
 		s.Positions = s.Positions[:0]
-		if !c.describeSlot(pid, s) {
+		used, err := c.describeOpen(pid, s)
+		if err != nil || !used {
+			return err
+		}
+		if err = c.verifySlot(s); err == nil {
 			return nil
 		}
-		err := c.verifySlot(s)
-		if err == nil {
-			return nil
+		used, gone := c.describeOpen(pid, again)
+		if gone != nil {
+			return gone
 		}
-		if c.describeSlot(pid, again) && again.Version == s.Version && slices.Equal(again.Positions, s.Positions) {
+		if used && again.Version == s.Version && slices.Equal(again.Positions, s.Positions) {
 			if errors.Is(err, log.ErrGone) {
 				return fmt.Errorf("%w: page %d refers to a segment that is gone", ErrCorrupt, pid)
 			}
 			return err
 		}
 	}
+}
+
+// describeOpen is describeSlot for those whom Close does not wait for: the guard that
+// is pinned before they look whether the cache is closed keeps page memory there.
+func (c *Cache) describeOpen(pid PID, s *snapshot.Slot) (used bool, err error) {
+	g := c.Pin()
+	defer g.Unpin()
+	if c.closed.Load() {
+		return false, ErrClosed
+	}
+	return c.describeSlot(pid, s), nil
 }
 
 func (c *Cache) verifySlot(s *snapshot.Slot) error {

@@ -83,3 +83,21 @@ func TestVerifyEnds(t *testing.T) {
 	cancel()
 	require.ErrorIs(t, tr.Verify(ctx, nil), context.Canceled)
 }
+
+// Close need not wait for a Verify, which then ends; it must not look at what is gone.
+func TestVerifyEndsWithClose(t *testing.T) {
+	for i := range 40 {
+		tr, err := Open(tinyOnDisk(vfs.NewMem()))
+		require.NoError(t, err)
+		for i := range 300 {
+			require.NoError(t, tr.Set(fmt.Appendf(nil, "%04d", i), make([]byte, 50)))
+		}
+		ended := make(chan error, 1)
+		go func() { ended <- tr.Verify(context.Background(), nil) }()
+		time.Sleep(time.Duration(i) * 100 * time.Microsecond)
+		require.NoError(t, tr.Close())
+		if err := <-ended; err != nil {
+			require.ErrorIs(t, err, ErrClosed)
+		}
+	}
+}

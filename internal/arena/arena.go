@@ -78,7 +78,7 @@ func New(o Options) *Arena {
 		n := stripes
 		switch size := classes[c].size; {
 		case size > 1<<10:
-			n = max(1, n/8) // filling such an object dwarfs a contended CAS, and spans are large
+			n = 1 // filling such an object dwarfs a contended CAS, and spans are large
 		case size > 256:
 			n = max(1, n/2)
 		}
