@@ -12,6 +12,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/pulkdb/db/internal/epoch"
 	"github.com/pulkdb/db/internal/vfs"
 )
 
@@ -92,12 +93,12 @@ func TestMemoryIsAccounted(t *testing.T) {
 	require.Zero(t, m.Positions)
 	require.NotZero(t, m.Buffers)
 	for _, pid := range pids {
-		g := c.Pin()
-		v, err := c.View(g, pid)
-		require.NoError(t, err)
-		_, err = c.Append(g, v, []byte("y"), 0)
-		require.NoError(t, err)
-		g.Unpin()
+		pinned(c, func(g epoch.Guard) {
+			v, err := c.View(g, pid)
+			require.NoError(t, err)
+			_, err = c.Append(g, v, []byte("y"), 0)
+			require.NoError(t, err)
+		})
 	}
 	require.EqualValues(t, pages*blockBytesMin, c.Metrics().Memory.Deltas)
 	c.sweepUntil(0)
@@ -141,12 +142,12 @@ func TestEvictedPageCostsTensOfBytes(t *testing.T) {
 	t.Logf("%.1f bytes for an evicted page in one place", one)
 	require.LessOrEqual(t, one, 56.0)
 	for _, pid := range pids {
-		g := c.Pin()
-		v, err := c.View(g, pid)
-		require.NoError(t, err)
-		_, err = c.Append(g, v, []byte("y"), 0)
-		require.NoError(t, err)
-		g.Unpin()
+		pinned(c, func(g epoch.Guard) {
+			v, err := c.View(g, pid)
+			require.NoError(t, err)
+			_, err = c.Append(g, v, []byte("y"), 0)
+			require.NoError(t, err)
+		})
 	}
 	two := perPage()
 	t.Logf("%.1f bytes in two places", two)

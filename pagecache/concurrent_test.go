@@ -12,6 +12,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/pulkdb/db/internal/epoch"
 	"github.com/pulkdb/db/internal/invariant"
 	"github.com/pulkdb/db/internal/vfs"
 )
@@ -252,17 +253,17 @@ func TestMomentsNeverChange(t *testing.T) {
 		m := c.OpenMoment()
 		seen := -1
 		for range 3 {
-			g := c.Pin()
-			v, err := c.View(g, pid)
-			require.NoError(t, err)
 			newest := 0
-			for d := v.Newest(); d.Valid(); d = d.Older() {
-				if stamp, visible := d.Stamp(); visible && stamp <= m.Stamp() {
-					newest = int(d.node.version)
-					break
+			pinned(c, func(g epoch.Guard) {
+				v, err := c.View(g, pid)
+				require.NoError(t, err)
+				for d := v.Newest(); d.Valid(); d = d.Older() {
+					if stamp, visible := d.Stamp(); visible && stamp <= m.Stamp() {
+						newest = int(d.node.version)
+						break
+					}
 				}
-			}
-			g.Unpin()
+			})
 			if seen >= 0 && newest != 0 && newest > seen {
 				t.Fatalf("the moment saw version %d and then %d", seen, newest)
 			}

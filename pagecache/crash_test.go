@@ -10,6 +10,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/pulkdb/db/internal/epoch"
 	"github.com/pulkdb/db/internal/vfs"
 )
 
@@ -150,18 +151,18 @@ func TestFreedPIDWaits(t *testing.T) {
 	defer c.Close()
 	pid, key, err := c.Allocate([]byte("first"))
 	require.NoError(t, err)
-	g := c.Pin()
-	v, err := c.View(g, pid)
-	require.NoError(t, err)
-	require.NoError(t, c.Free(pid, key))
-	for range 20 {
-		c.epochs.TryAdvance()
-		other, _, err := c.Allocate(nil)
+	pinned(c, func(g epoch.Guard) {
+		v, err := c.View(g, pid)
 		require.NoError(t, err)
-		require.NotEqual(t, pid, other)
-	}
-	require.Equal(t, "first", string(v.Base()))
-	g.Unpin()
+		require.NoError(t, c.Free(pid, key))
+		for range 20 {
+			c.epochs.TryAdvance()
+			other, _, err := c.Allocate(nil)
+			require.NoError(t, err)
+			require.NotEqual(t, pid, other)
+		}
+		require.Equal(t, "first", string(v.Base()))
+	})
 	c.waitForGuards()
 	other, _, err := c.Allocate(nil) // the record that freed it is not durable
 	require.NoError(t, err)

@@ -8,6 +8,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/pulkdb/db/internal/epoch"
 	"github.com/pulkdb/db/internal/vfs"
 )
 
@@ -73,6 +74,14 @@ func tiny(fs vfs.FS, m Materializer) Options {
 		CacheSize: 96 << 10, MergeDeltas: 4, RewriteShare: 50, LoadReads: 3,
 		SegmentBytes: 16 << 10, BufferBytes: 2 << 10, SnapshotBytes: 24 << 10,
 	}
+}
+
+// pinned calls fn under a guard, and gives it up even if fn ends the test: Close waits
+// for guards.
+func pinned(c *Cache, fn func(g epoch.Guard)) {
+	g := c.Pin()
+	defer g.Unpin()
+	fn(g)
 }
 
 func mustOpen(t testing.TB, o Options) *Cache {

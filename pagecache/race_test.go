@@ -6,6 +6,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/pulkdb/db/internal/epoch"
 	"github.com/pulkdb/db/internal/invariant"
 	"github.com/pulkdb/db/internal/paths"
 	"github.com/pulkdb/db/internal/vfs"
@@ -43,13 +44,14 @@ func TestWriterBitEndsTheRace(t *testing.T) {
 	}
 	before := paths.Counts()["WriterBitFallback"]
 	armed.Store(true)
-	g := c.Pin()
-	v, err := c.View(g, pid)
-	require.NoError(t, err)
-	done, err := c.consolidate(g, v, true)
-	g.Unpin()
+	var done bool
+	pinned(c, func(g epoch.Guard) {
+		v, err := c.View(g, pid)
+		require.NoError(t, err)
+		done, err = c.consolidate(g, v, true)
+		require.NoError(t, err)
+	})
 	armed.Store(false)
-	require.NoError(t, err)
 	require.True(t, done)
 	require.Equal(t, consolidateTriesMax, lost)
 	if invariant.Debug {
@@ -58,10 +60,10 @@ func TestWriterBitEndsTheRace(t *testing.T) {
 	page, _, err := c.Get(pid)
 	require.NoError(t, err)
 	require.Equal(t, "base...+++", string(page))
-	g = c.Pin()
-	v, err = c.View(g, pid)
-	require.NoError(t, err)
-	require.Equal(t, lost, v.Deltas())
-	require.False(t, v.Owned())
-	g.Unpin()
+	pinned(c, func(g epoch.Guard) {
+		v, err := c.View(g, pid)
+		require.NoError(t, err)
+		require.Equal(t, lost, v.Deltas())
+		require.False(t, v.Owned())
+	})
 }

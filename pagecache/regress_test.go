@@ -10,6 +10,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/pulkdb/db/internal/epoch"
 	"github.com/pulkdb/db/internal/vfs"
 	"github.com/pulkdb/db/log"
 )
@@ -201,13 +202,13 @@ func TestReadOnlyKeepsWithinTheBudget(t *testing.T) {
 		c.evictAll()
 		for _, pid := range pids {
 			for done := false; !done; { // the gatherer may be at work on the page
-				g := c.Pin()
-				v, err := c.View(g, pid)
-				require.NoError(t, err)
-				r, err := c.Append(g, v, []byte("y"), 0)
-				require.NoError(t, err)
-				done = r.Outcome == Done
-				g.Unpin()
+				pinned(c, func(g epoch.Guard) {
+					v, err := c.View(g, pid)
+					require.NoError(t, err)
+					r, err := c.Append(g, v, []byte("y"), 0)
+					require.NoError(t, err)
+					done = r.Outcome == Done
+				})
 			}
 		}
 	}
@@ -240,11 +241,12 @@ func TestBlindUpdatesDoNotPileUp(t *testing.T) {
 		key, err = c.Merge(pid, key, []byte("x"))
 		require.NoError(t, err)
 	}
-	g := c.Pin()
-	v, err := c.View(g, pid)
-	require.NoError(t, err)
-	n := int(v.bottom.positions) + v.Deltas()
-	g.Unpin()
+	n := 0
+	pinned(c, func(g epoch.Guard) {
+		v, err := c.View(g, pid)
+		require.NoError(t, err)
+		n = int(v.bottom.positions) + v.Deltas()
+	})
 	require.Less(t, n, 3*rewritePositionsMax)
 	require.Equal(t, "base"+strings.Repeat("x", 1200), mustGet(t, c, pid))
 	accountsFit(t, c)
@@ -342,13 +344,13 @@ func TestConsolidatedBaseCarriesRecoveryState(t *testing.T) {
 	pid, key := mustAllocate(t, c, "roo")
 	_, err := c.Merge(pid, key, []byte("t\x09"))
 	require.NoError(t, err)
-	g := c.Pin()
-	v, err := c.View(g, pid)
-	require.NoError(t, err)
-	done, err := c.consolidate(g, v, true)
-	g.Unpin()
-	require.NoError(t, err)
-	require.True(t, done)
+	pinned(c, func(g epoch.Guard) {
+		v, err := c.View(g, pid)
+		require.NoError(t, err)
+		done, err := c.consolidate(g, v, true)
+		require.NoError(t, err)
+		require.True(t, done)
+	})
 	require.NoError(t, c.Close())
 	c = mustOpen(t, quiet(fs, stringPages{}))
 	r, ok := c.Recovered(0)

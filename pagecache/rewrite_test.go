@@ -4,6 +4,7 @@ import (
 	"math/rand/v2"
 	"testing"
 
+	"github.com/pulkdb/db/internal/epoch"
 	"github.com/pulkdb/db/internal/vfs"
 	"github.com/stretchr/testify/require"
 )
@@ -32,17 +33,18 @@ func TestBusyPagesKeepMoreDeltas(t *testing.T) {
 		}
 		require.NoError(t, c.Throttle())
 		for done := false; !done; {
-			g := c.Pin()
-			v, err := c.View(g, pids[n])
-			require.NoError(t, err)
-			r, err := c.Append(g, v, addTo(rnd.IntN(counters), 1), 0)
-			require.NoError(t, err)
-			done = r.Outcome == Done
-			require.NoError(t, c.Maintain(g, pids[n]))
-			v, err = c.View(g, pids[n])
-			require.NoError(t, err)
-			_, now := v.LogBytes()
-			g.Unpin()
+			now := 0
+			pinned(c, func(g epoch.Guard) {
+				v, err := c.View(g, pids[n])
+				require.NoError(t, err)
+				r, err := c.Append(g, v, addTo(rnd.IntN(counters), 1), 0)
+				require.NoError(t, err)
+				done = r.Outcome == Done
+				require.NoError(t, c.Maintain(g, pids[n]))
+				v, err = c.View(g, pids[n])
+				require.NoError(t, err)
+				_, now = v.LogBytes()
+			})
 			if now < places[n] {
 				merges[min(n, 1)]++
 				deltas[min(n, 1)] += places[n]

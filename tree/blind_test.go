@@ -11,7 +11,9 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/pulkdb/db/internal/epoch"
 	"github.com/pulkdb/db/internal/vfs"
+	"github.com/pulkdb/db/pagecache"
 )
 
 // Blind updates beside splits of the leaves they go to: each lands where it is
@@ -149,15 +151,17 @@ func blindReadNoLeaf(t *testing.T, owned bool) {
 	require.EqualValues(t, keys/10, m.BlindUpdates)
 	inner := 0
 	for pid := PID(1); ; pid++ {
-		g := tr.cache.Pin()
-		v, err := tr.cache.View(g, pid)
-		if err == nil && v.Resident() {
+		var err error
+		pinned(tr, func(g epoch.Guard) {
+			var v pagecache.View
+			if v, err = tr.cache.View(g, pid); err != nil || !v.Resident() {
+				return
+			}
 			if n, err := asNode(v.Base()); err == nil {
 				require.False(t, n.isLeaf(), "page %d is in memory", pid)
 				inner++
 			}
-		}
-		g.Unpin()
+		})
 		if err != nil {
 			break
 		}

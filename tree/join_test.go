@@ -171,8 +171,9 @@ func TestJoinedMeanwhile(t *testing.T) {
 	for _, used := range []string{"free", "used again"} {
 		g, p, err := tr.locate(hint, &s, 0)
 		require.NoError(t, err, used)
-		require.True(t, p.node.contains(s.key))
+		contains := p.node.contains(s.key)
 		g.Unpin()
+		require.True(t, contains)
 		c := &commit{t: tr, w: &Writes{}, r: &Reads{}}
 		pid, absent, err := c.leafOf(&scoutedLeaf{start: s.key, pid: hint, version: 1, last: true}, s.key)
 		require.NoError(t, err)
@@ -180,8 +181,8 @@ func TestJoinedMeanwhile(t *testing.T) {
 		require.NotEqual(t, hint, pid)
 		u := tr.cache.Begin()
 		_, _, err = tr.own(u, hint, &s, 0)
-		require.Equal(t, errStale, err, used)
 		u.Discard()
+		require.Equal(t, errStale, err, used)
 		// Chunks take all PIDs there are.
 		require.NoError(t, tr.Set([]byte("large"), bytes.Repeat([]byte("large"), 4000)))
 		require.Eventually(t, func() bool { tr.cache.Pin().Unpin(); return true }, time.Second, time.Millisecond)

@@ -110,8 +110,9 @@ func foldAll(t require.TestingT, tr *Tree) {
 		g, p, err := tr.locate(0, &s, 0)
 		require.NoError(t, err)
 		pid, last, hi := p.view.PID(), p.node.isLast(), bytes.Clone(p.node.hi())
-		require.NoError(t, tr.cache.Fold(g, pid))
+		err = tr.cache.Fold(g, pid)
 		g.Unpin()
+		require.NoError(t, err)
 		if last {
 			return
 		}

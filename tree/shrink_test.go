@@ -6,6 +6,8 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/pulkdb/db/internal/epoch"
 )
 
 // TestLateNoteIsWalkedAgain: a merge that collected its moments while one was open,
@@ -17,12 +19,13 @@ func TestLateNoteIsWalkedAgain(t *testing.T) {
 	pid := tr.root.Load().pid
 	it := tr.Scan(nil, nil)
 	require.NoError(t, tr.Set([]byte("k"), []byte("new")))
-	g := tr.cache.Pin()
-	require.NoError(t, tr.cache.Consolidate(g, pid, false))
-	v, err := tr.cache.View(g, pid)
-	require.NoError(t, err)
-	merged := node(bytes.Clone(v.Base()))
-	g.Unpin()
+	var merged node
+	pinned(tr, func(g epoch.Guard) {
+		require.NoError(t, tr.cache.Consolidate(g, pid, false))
+		v, err := tr.cache.View(g, pid)
+		require.NoError(t, err)
+		merged = node(bytes.Clone(v.Base()))
+	})
 	kept := tr.shrinker.kept
 	require.NotZero(t, kept.bytes.Load())
 	require.NoError(t, it.Close())

@@ -15,6 +15,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/pulkdb/db/internal/epoch"
 	"github.com/pulkdb/db/internal/vfs"
 	"github.com/pulkdb/db/pagecache"
 )
@@ -31,16 +32,16 @@ func TestChunkListExample(t *testing.T) {
 func usedPages(t testing.TB, tr *Tree) (used, referred []PID) {
 	tr.joiner.mu.Lock() // what is joined is freed
 	defer tr.joiner.mu.Unlock()
-	g := tr.cache.Pin()
-	for pid := PID(1); pid < 20_000; pid++ {
-		_, err := tr.cache.View(g, pid)
-		if err == nil {
-			used = append(used, pid)
-		} else if err != pagecache.ErrGone {
-			require.NoError(t, err)
+	pinned(tr, func(g epoch.Guard) {
+		for pid := PID(1); pid < 20_000; pid++ {
+			_, err := tr.cache.View(g, pid)
+			if err == nil {
+				used = append(used, pid)
+			} else if err != pagecache.ErrGone {
+				require.NoError(t, err)
+			}
 		}
-	}
-	g.Unpin()
+	})
 	if pid := tr.drafts.page.Load(); pid != 0 {
 		referred = append(referred, PID(pid))
 		names, err := tr.readList(PID(pid), kindDrafts)
@@ -96,11 +97,11 @@ func requireNoLeak(t testing.TB, tr *Tree, message string) {
 	for _, pid := range used {
 		if _, ok := slices.BinarySearch(referred, pid); !ok {
 			require.NoError(t, tr.cache.Load(pid))
-			g := tr.cache.Pin()
-			v, err := tr.cache.View(g, pid)
-			require.NoError(t, err)
-			t.Errorf("page %d at version %d is in use and nothing refers to it: %.60q", pid, v.Version(), v.Base())
-			g.Unpin()
+			pinned(tr, func(g epoch.Guard) {
+				v, err := tr.cache.View(g, pid)
+				require.NoError(t, err)
+				t.Errorf("page %d at version %d is in use and nothing refers to it: %.60q", pid, v.Version(), v.Base())
+			})
 		}
 	}
 	t.Fatalf("%s: %d pages in use, %d referred to", message, len(used), len(referred))

@@ -12,6 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"pgregory.net/rapid"
 
+	"github.com/pulkdb/db/internal/epoch"
 	"github.com/pulkdb/db/internal/invariant"
 	"github.com/pulkdb/db/pagecache"
 )
@@ -26,6 +27,14 @@ func tiny() Options {
 		MaxNodeBytes: 256,
 		ChunkBytes:   100,
 	}
+}
+
+// pinned calls fn under a guard, and gives it up even if fn ends the test: Close waits
+// for guards.
+func pinned(tr *Tree, fn func(g epoch.Guard)) {
+	g := tr.cache.Pin()
+	defer g.Unpin()
+	fn(g)
 }
 
 func openTree(t testing.TB, o Options) *Tree {
