@@ -16,7 +16,7 @@ soak-crash: ; end=$$(( $$(date +%s) + $(HOURS) * 3600 )); f=$$(mktemp); s=0; whi
 # Writes the lists of file operations in testdata anew: review the diff.
 golden: ; $(GO) test -count=1 -run '^TestFileOperations$$' ./log ./pagecache -update
 # The bugs that are planted, and after how much each was found.
-planted: ; $(GO) test -tags pulkdebug -count=1 -v -run '^(TestPlantedBugs|TestBrokenIsFound)$$' ./log ./pagecache . | grep -E 'found|^(---|ok|FAIL)|    ---'
+planted: ; $(GO) test -tags pulkdebug -count=1 -v -run '^(TestPlantedBugs|TestBrokenIsFound|Test.*FindMistakes)$$' ./log ./pagecache ./tree . | grep -E 'found|^(---|ok|FAIL)|    ---'
 # Every byte of small stores flipped, every length cut, every file missing, swapped and foreign.
 damage: ; f=$$(mktemp); PULK_DAMAGE=1 PULK_SUMMARY=$$f $(GO) test -count=1 -timeout 60m -run '^(TestBadBytes|TestEveryDamage|TestDamage|TestSalvage)' ./log ./snapshot .; s=$$?; sh .ci/crashes $$f; rm -f $$f; exit $$s
 fuzz: ; for p in $$($(GO) list ./...); do for f in $$($(GO) test -list '^Fuzz' $$p | grep '^Fuzz'); do $(GO) test -run '^$$' -fuzz "^$$f\$$" -fuzztime $(FUZZTIME) $$p || exit 1; done; done
@@ -27,7 +27,7 @@ million: ; PULK_MILLION=1 $(GO) test -count=1 -v -run '^TestMillion$$' -timeout 
 # The long forms of tests that CI runs for seconds.
 serial: ; PULK_SERIAL=10m CGO_ENABLED=1 $(GO) test -race -count=1 -v -run '^(TestStrictlySerializable|TestBrokenIsFound)$$' -timeout 30m .
 bank: ; PULK_BANK=2m $(GO) test -count=1 -v -run '^TestBank' -timeout 30m .
-interleave: ; PULK_INTERLEAVE=10m $(GO) test -count=1 -v -run '^TestInterleavings$$' -timeout 30m .
+interleave: ; PULK_INTERLEAVE=10m $(GO) test -count=1 -v -run '^Test(Gather)?Interleavings$$' -timeout 40m . ./pagecache
 metamorphic: ; PULK_METAMORPHIC=10m CGO_ENABLED=1 $(GO) test -race -count=1 -v -run '^TestMetamorphic$$' -timeout 30m .
 churn: ; PULK_CHURN=10m CGO_ENABLED=1 $(GO) test -race -count=1 -v -run '^TestChurn$$' -timeout 30m .
 held: ; PULK_HELD=1000000 $(GO) test -count=1 -v -run '^TestHeldSnapshot$$' -timeout 30m .

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/pulkdb/db/internal/paths"
+	"github.com/pulkdb/db/internal/testhooks"
 	"github.com/pulkdb/db/log"
 )
 
@@ -385,7 +386,7 @@ func (c *Cache) tryMoveEvicted(pid PID, reads, written *atomic.Uint64) (bool, er
 	g := c.Pin()
 	defer g.Unpin()
 	v, err := c.Peek(g, pid)
-	if err != nil || v.Resident() || v.Owned() || !c.isAbsence(s, v, absent) {
+	if err != nil || v.Resident() || v.Owned() || !c.isAbsence(s, v, absent) && !testhooks.GatherStale.On() {
 		return false, err
 	}
 	data, err := c.foldLoaded(s, v, read)

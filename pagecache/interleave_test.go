@@ -28,11 +28,11 @@ func TestInterleavings(t *testing.T) {
 	}
 	for seed := range seeds {
 		seed += 1000 * uint64(time.Now().UnixNano()%1000)
-		t.Run(fmt.Sprint("seed=", seed), func(t *testing.T) { interleave(t, seed) })
+		t.Run(fmt.Sprint("seed=", seed), func(t *testing.T) { heldUp(t, seed) })
 	}
 }
 
-func interleave(t *testing.T, seed uint64) {
+func heldUp(t *testing.T, seed uint64) {
 	yieldAtRandom(t, seed)
 	const pages, workers, rounds = 6, 5, 150
 	fs := vfs.NewMem()

@@ -54,6 +54,10 @@ var (
 	// LoseLimbo: a freed PID is handed out although somebody may still look at
 	// its page.
 	LoseLimbo Switch
+
+	// GatherStale: a page that was read to be written merged is, whatever has
+	// become of it meanwhile.
+	GatherStale Switch
 )
 
 // On reports whether the switch is on. It costs nothing outside debug builds.
