@@ -104,3 +104,35 @@ func TestSalvagerLocks(t *testing.T) {
 	_, err = OpenSalvager(mem, "empty")
 	require.ErrorIs(t, err, ErrNotStore)
 }
+
+// Of a record that is damaged anywhere, every update is found but the one that was
+// hit: every second one behind it was not looked for.
+func TestSalvagerFindsTheRestOfARecord(t *testing.T) {
+	mem := vfs.NewMem()
+	l, _ := open(t, tiny(mem))
+	const updates = 9
+	size := 0
+	for i := range updates {
+		u := testUpdate(i)
+		size += UpdateSize(u.PID, u.Version, len(u.Payload))
+	}
+	r, err := l.Reserve(Fresh, size)
+	require.NoError(t, err)
+	var want []Position
+	for i := range updates {
+		want = append(want, r.Append(testUpdate(i)))
+	}
+	r.Complete(1)
+	require.NoError(t, l.Close())
+	base := l.segmentAt(want[0].LSN).base
+	first, last := want[0].LSN-recordHeaderBytes, want[updates-1].LSN+LSN(want[updates-1].Size)
+	for at := first; at < last; at++ {
+		require.True(t, mem.Corrupt("d/"+segmentName(base), int64(at-base), 3))
+		found := salvageAll(t, mem)
+		for _, p := range want {
+			hit := at >= p.LSN && at < p.LSN+LSN(p.Size)
+			require.Equal(t, !hit, found[p], "%v changed: %v", at, p)
+		}
+		require.True(t, mem.Corrupt("d/"+segmentName(base), int64(at-base), 3))
+	}
+}

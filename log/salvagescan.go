@@ -4,6 +4,8 @@ import (
 	"encoding/binary"
 	"fmt"
 	"slices"
+
+	"github.com/pulkdb/db/internal/testhooks"
 )
 
 // scanWork is how many bytes are summed up per byte of a damaged segment to look
@@ -27,7 +29,8 @@ type segmentScan struct {
 	fn      func(Salvaged) error
 	groups  map[LSN][]Salvaged
 	budget  int
-	bad     int // where what cannot be read begins; 0: nowhere
+	bad     int  // where what cannot be read begins; 0: nowhere
+	loose   bool // what was found last is an update by itself: the next may follow
 }
 
 func (x *segmentScan) run() error {
@@ -104,6 +107,7 @@ func (x *segmentScan) at(off int) (int, error) {
 		}
 		h, err := decodeRecord(x.data[off:], lsn, seedOf(incarnation))
 		if err == nil {
+			x.loose = false
 			x.segment.mark = max(x.segment.mark, h.mark)
 			if x.segment.placed {
 				x.s.marks[x.segment.stream] = max(x.s.marks[x.segment.stream], h.mark)
@@ -111,7 +115,7 @@ func (x *segmentScan) at(off int) (int, error) {
 			return h.size, x.record(off, h, incarnation)
 		}
 	}
-	if x.bad == 0 {
+	if x.bad == 0 && !x.loose {
 		return 0, nil // a record should begin here; its updates are behind its header
 	}
 	u, n, err := decodeUpdate(x.data[off:])
@@ -120,7 +124,7 @@ func (x *segmentScan) at(off int) (int, error) {
 	}
 	for _, incarnation := range x.segment.incarnations {
 		if u, err = verifyUpdate(x.data[off:off+n], lsn, seedOf(incarnation)); err == nil {
-			u.Payload = nil
+			u.Payload, x.loose = nil, !testhooks.SalvageMissSecond.On()
 			return n, x.fn(Salvaged{Update: u, Position: Position{lsn, uint32(n)}, Incarnation: incarnation})
 		}
 	}

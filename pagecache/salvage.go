@@ -9,6 +9,7 @@ import (
 	"slices"
 	"sync"
 
+	"github.com/pulkdb/db/internal/testhooks"
 	"github.com/pulkdb/db/internal/vfs"
 	"github.com/pulkdb/db/log"
 	"github.com/pulkdb/db/snapshot"
@@ -334,6 +335,9 @@ func (p *salvagedPage) state() []salvagedUpdate {
 		case n == 0 || u.version > updates[n-1].version:
 			updates = append(updates, u)
 		}
+	}
+	if n := len(updates); n > 1 && testhooks.SalvageOlderVersion.On() {
+		updates = updates[:n-1]
 	}
 	return updates
 }

@@ -9,6 +9,7 @@ import (
 	"io"
 	"slices"
 
+	"github.com/pulkdb/db/internal/testhooks"
 	"github.com/pulkdb/db/internal/vfs"
 	"github.com/pulkdb/db/log"
 	"github.com/pulkdb/db/pagecache"
@@ -71,6 +72,9 @@ func OpenSalvage(fsys vfs.FS, dir string, merger Merger, target SalvageTarget) (
 	if err != nil {
 		return nil, err
 	}
+	if testhooks.SalvageReportNothing.On() {
+		target.Lost, target.LostValue = func(LostRange) {}, func([]byte, error) {}
+	}
 	return &Salvage{pages: pages, merger: merger, target: target, found: map[string]struct{}{}}, nil
 }
 
@@ -132,6 +136,9 @@ func (s *Salvage) findLeaves(ctx context.Context) error {
 		n := node(data)
 		if err != nil || !isNode(data) || !n.isLeaf() || n.validate() != nil || n.tree() != 0 {
 			continue // what a leaf of these bytes was for, will be a hole
+		}
+		if len(n.lo()) > 0 && pid%4 == 0 && testhooks.SalvageDropRightHalf.On() {
+			continue
 		}
 		s.leaves = append(s.leaves, salvagedLeaf{page, bytes.Clone(n.lo()), bytes.Clone(n.hi()), max(n.newest(), page.Stamp)})
 	}
@@ -340,6 +347,9 @@ func (s *Salvage) bringOutKey(n node, key []byte, i, end int) error {
 		return s.bringOutFolded(n, key, i, end)
 	case e.flags&entryIndirect == 0:
 		return s.target.Set(key, e.value)
+	}
+	if testhooks.SalvageLoseLarge.On() {
+		return nil
 	}
 	r, err := s.valueReader(e.value)
 	if err == nil {

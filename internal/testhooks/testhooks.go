@@ -58,6 +58,28 @@ var (
 	// GatherStale: a page that was read to be written merged is, whatever has
 	// become of it meanwhile.
 	GatherStale Switch
+
+	// AcceptTornUpdate: an update that is read by itself counts whatever its checksum.
+	AcceptTornUpdate Switch
+
+	// SalvageSkipSegment: some segments are not looked at.
+	SalvageSkipSegment Switch
+
+	// SalvageMissSecond: of what follows damage in a record every second update is
+	// missed.
+	SalvageMissSecond Switch
+
+	// SalvageOlderVersion: the newest update of a page is left out.
+	SalvageOlderVersion Switch
+
+	// SalvageDropRightHalf: some leaves that do not begin the key space are left out.
+	SalvageDropRightHalf Switch
+
+	// SalvageLoseLarge: values in pages of their own are left out.
+	SalvageLoseLarge Switch
+
+	// SalvageReportNothing: what is lost is not reported.
+	SalvageReportNothing Switch
 )
 
 // On reports whether the switch is on. It costs nothing outside debug builds.
