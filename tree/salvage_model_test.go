@@ -35,7 +35,8 @@ type wreck struct {
 	state   crashtest.State
 	updates []wreckUpdate // by LSN
 	slots   map[PID]snapshot.Slot
-	segment uint64 // bytes
+	needed  map[string]bool // segments, by the page-table snapshot
+	segment uint64          // bytes
 }
 
 type wreckUpdate struct {
@@ -52,7 +53,7 @@ func newWreck(rng *rand.Rand) (x *wreck, err error) {
 	fs := vfs.NewMem()
 	o := tinyOnDisk(fs)
 	o.Cache.SegmentBytes, o.Cache.BufferBytes, o.Cache.SnapshotBytes = 8<<10, 1<<10, 6<<10
-	x = &wreck{files: map[string][]byte{}, state: crashtest.State{}, slots: map[PID]snapshot.Slot{}, segment: 8 << 10}
+	x = &wreck{files: map[string][]byte{}, state: crashtest.State{}, slots: map[PID]snapshot.Slot{}, needed: map[string]bool{}, segment: 8 << 10}
 	for range 1 + rng.IntN(3) {
 		tr, err := Open(o)
 		if err != nil {
@@ -153,7 +154,7 @@ func (x *wreck) lookAt(fs vfs.FS) error {
 		}
 	}
 	var mu sync.Mutex
-	_, found, err := snapshot.Load(fs, "store", l.StoreID(), nil, snapshot.Sink{
+	h, found, err := snapshot.Load(fs, "store", l.StoreID(), nil, snapshot.Sink{
 		Seen:   func(snapshot.Header) {},
 		Passed: func(error) {},
 		Accept: func(snapshot.Header, []snapshot.File) error { clear(x.slots); return nil },
@@ -164,6 +165,9 @@ func (x *wreck) lookAt(fs vfs.FS) error {
 			return nil
 		},
 	})
+	for _, ref := range h.Segments {
+		x.needed[fmt.Sprintf("%016x.seg", uint64(ref.Base))] = true
+	}
 	if err == nil && !found {
 		err = errors.New("no page-table snapshot")
 	}
@@ -204,7 +208,7 @@ func (x *wreck) damage(rng *rand.Rand, n int) *wreckage {
 			y.files[u.file] = data[:at]
 			y.done.Cut++
 			y.what += fmt.Sprintf("%s cut at %d; ", u.file, at)
-		case kind == 2:
+		case kind == 2 && x.needed[u.file]: // of others nothing might say that they count
 			clear(data[:128])
 			y.files[u.file] = data
 			from, to = 0, 0
