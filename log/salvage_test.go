@@ -136,3 +136,34 @@ func TestSalvagerFindsTheRestOfARecord(t *testing.T) {
 		require.True(t, mem.Corrupt("d/"+segmentName(base), int64(at-base), 3))
 	}
 }
+
+// A segment without a header and without its first record is read all the same: if no
+// other one of its incarnation was left, nothing of it was found.
+func TestSalvagerFindsTheIncarnation(t *testing.T) {
+	mem := vfs.NewMem()
+	var want []Position // of the second incarnation, but the first
+	var base LSN
+	for incarnation := range 3 {
+		l, _ := open(t, tiny(mem))
+		for i := range 20 {
+			p, _ := write(t, l, Fresh, testUpdate(i))
+			if incarnation != 1 {
+				break
+			}
+			if i == 0 {
+				base = l.SegmentOf(p.LSN)
+			} else if l.SegmentOf(p.LSN) == base {
+				want = append(want, p)
+			}
+		}
+		require.NoError(t, l.Close())
+	}
+	for off := int64(0); off < headerBytes+recordHeaderBytes+updateOffLength+1; off++ {
+		require.True(t, mem.Corrupt("d/"+segmentName(base), off, 2))
+	}
+	found := salvageAll(t, mem)
+	require.NotEmpty(t, want)
+	for _, p := range want {
+		require.True(t, found[p], "%v", p)
+	}
+}

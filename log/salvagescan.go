@@ -15,6 +15,7 @@ const (
 	scanShort     = 4 << 10
 	scanLongest   = 2 << 20
 	salvageLooked = 1 << 12 // incarnations tried for a segment without a header
+	salvageTried  = 64      // and at every place, if its first record cannot be read either
 
 	// incarnationsAhead is how much newer than any that is known the newest may be,
 	// whose headers are all lost.
@@ -92,6 +93,37 @@ func (x *segmentScan) findIncarnations() {
 			return
 		}
 	}
+	// The first record is lost too, but incarnations grow along the log.
+	from, to := x.between()
+	for n := to; n >= from && n > 0 && to-n < salvageTried; n-- {
+		if !slices.Contains(seg.incarnations, n) {
+			seg.incarnations = append(seg.incarnations, n)
+		}
+	}
+}
+
+// between returns the lowest and the highest incarnation that may have written the
+// segment, by the headers before and behind it.
+func (x *segmentScan) between() (from, to uint64) {
+	from, to = 1, x.s.incarnations[0]+incarnationsAhead
+	for _, seg := range x.s.segments {
+		switch {
+		case !seg.headed:
+		case seg.base < x.segment.base:
+			from = max(from, seg.incarnation)
+		default:
+			to = min(to, seg.incarnation)
+		}
+	}
+	return from, to
+}
+
+// settle notes which incarnation wrote the segment, of which something was read.
+func (x *segmentScan) settle(incarnation uint64) {
+	if len(x.segment.incarnations) > 1 {
+		x.segment.incarnations = []uint64{incarnation}
+		x.s.know(incarnation)
+	}
 }
 
 // at delivers what begins at off, a record or a single update, and returns how
@@ -108,6 +140,7 @@ func (x *segmentScan) at(off int) (int, error) {
 		h, err := decodeRecord(x.data[off:], lsn, seedOf(incarnation))
 		if err == nil {
 			x.loose = false
+			x.settle(incarnation)
 			x.segment.mark = max(x.segment.mark, h.mark)
 			if x.segment.placed {
 				x.s.marks[x.segment.stream] = max(x.s.marks[x.segment.stream], h.mark)
@@ -124,6 +157,7 @@ func (x *segmentScan) at(off int) (int, error) {
 	}
 	for _, incarnation := range x.segment.incarnations {
 		if u, err = verifyUpdate(x.data[off:off+n], lsn, seedOf(incarnation)); err == nil {
+			x.settle(incarnation)
 			u.Payload, x.loose = nil, !testhooks.SalvageMissSecond.On()
 			return n, x.fn(Salvaged{Update: u, Position: Position{lsn, uint32(n)}, Incarnation: incarnation})
 		}

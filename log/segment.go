@@ -226,7 +226,7 @@ func (l *Log) resolveEnd(s *segment) error {
 			off += r.size
 			continue
 		}
-		if next := findRecord(data, off+1, s.base, s.seed); next >= 0 && l.goesOn(s) {
+		if next := findRecord(data, off+1, s.base, s.seed); next >= 0 && (l.goesOn(s) || markedBehind(data, next, s, s.base+LSN(off))) {
 			return &CorruptError{File: segmentName(s.base), Offset: int64(off), LSN: s.base + LSN(off), Err: err}
 		}
 		break
@@ -245,6 +245,23 @@ func (l *Log) goesOn(s *segment) bool {
 		if other.stream == s.stream && other.incarnation == s.incarnation && other.base > s.base {
 			return true
 		}
+	}
+	return false
+}
+
+// markedBehind reports whether a record of data at off or behind it says that the log
+// was durable beyond lsn.
+func markedBehind(data []byte, off int, s *segment, lsn LSN) bool {
+	for off >= 0 {
+		r, err := decodeRecord(data[off:], s.base+LSN(off), s.seed)
+		if err == nil && r.mark > lsn {
+			return true
+		}
+		if err == nil {
+			off += r.size
+			continue
+		}
+		off = findRecord(data, off+1, s.base, s.seed)
 	}
 	return false
 }

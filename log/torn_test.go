@@ -68,3 +68,43 @@ func TestTornSegmentCanBeScanned(t *testing.T) {
 	require.NotZero(t, guessed)
 	require.NotZero(t, behind)
 }
+
+// Damage in a segment that was the last of its opening, and of which the next one is
+// gone, was taken for its end even if a record behind it said that it had been durable.
+func TestDamageIsNoEnd(t *testing.T) {
+	fs := vfs.NewMem()
+	put := func(l *Log, n int) {
+		for i := range n {
+			_, end := write(t, l, Fresh, testUpdate(i))
+			require.NoError(t, l.WaitDurable(Fresh, end))
+		}
+	}
+	l, _ := open(t, tiny(fs))
+	put(l, 10)
+	first := l.Segments()[0].Base
+	require.NoError(t, l.Close())
+	l, _ = open(t, tiny(fs))
+	next := l.SegmentOf(l.Tail(Fresh))
+	put(l, 200)
+	from := l.Tail(Fresh)
+	put(l, 200)
+	require.NoError(t, l.Recycle(next))
+	put(l, 200)
+	require.NoError(t, l.Close())
+
+	scan := func() error {
+		l, err := Open(tiny(fs))
+		require.NoError(t, err)
+		_, err = l.Replay(Marks{Fresh: from}, func(Update, Position) error { return nil })
+		require.NoError(t, err)
+		require.NoError(t, l.Start())
+		defer func() { require.NoError(t, l.Close()) }()
+		require.True(t, l.segmentAt(first).guessed.Load())
+		return l.ScanSegment(first, func(Update, Position) error { return nil })
+	}
+	require.NoError(t, scan())
+	require.True(t, fs.Corrupt("d/"+segmentName(first), headerBytes+40, 1))
+	var corrupt *CorruptError
+	require.ErrorAs(t, scan(), &corrupt)
+	require.Equal(t, segmentName(first), corrupt.File)
+}
