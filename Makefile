@@ -6,7 +6,7 @@ HOURS ?= 1
 
 all: lint test race
 
-test: ; f=$$(mktemp); PULK_SUMMARY=$$f $(GO) test -count=1 ./...; s=$$?; sh .ci/crashes $$f; rm -f $$f; exit $$s
+test: ; f=$$(mktemp); PULK_SUMMARY=$$f $(GO) test -count=1 ./...; s=$$?; sh .ci/crashes $$f 10000 || s=1; rm -f $$f; exit $$s
 race: ; PULK_REQUIRE_PATHS=1 CGO_ENABLED=1 $(GO) test -race -count=1 -timeout 12m ./...
 crash: ; $(GO) test -count=1 -run 'Kill|Crash|Fault|Damage|BadBytes|Missing|Version|PowerLoss' ./...
 # Every way of losing power and of failing that the harnesses know; SEED repeats a run.

@@ -16,6 +16,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/pulkdb/db"
+	"github.com/pulkdb/db/internal/crashtest"
 )
 
 // A bank has accounts that all may transfer between, and vaults: each teller
@@ -422,6 +423,7 @@ func TestBankKill(t *testing.T) {
 			}
 			t.Logf("%d kills, transfers %v", kills, acknowledged)
 			require.NotZero(t, acknowledged)
+			crashtest.ReportCount(t, kills, "kills")
 		})
 	}
 }

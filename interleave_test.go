@@ -16,6 +16,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/pulkdb/db"
+	"github.com/pulkdb/db/internal/crashtest"
 	"github.com/pulkdb/db/internal/interleave"
 	"github.com/pulkdb/db/internal/invariant"
 	"github.com/pulkdb/db/internal/testhooks"
@@ -45,6 +46,7 @@ func TestInterleavings(t *testing.T) {
 		require.Empty(t, r.wrong, "seed %d", seed)
 	}
 	t.Logf("%d interleavings, %d steps", runs, steps)
+	crashtest.ReportCount(t, runs, "interleavings")
 }
 
 // TestInterleavingsComeAgain: a seed leads to the same steps and answers again. A

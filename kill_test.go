@@ -20,6 +20,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/pulkdb/db"
+	"github.com/pulkdb/db/internal/crashtest"
 )
 
 // The tests here run this test binary again as a child and kill it. childEnv
@@ -253,6 +254,7 @@ func TestKill(t *testing.T) {
 			kills.Add(int64(k.kills))
 			duringOpen.Add(int64(k.duringOpen))
 			require.NotEqual(t, [killWriters]int{}, k.done)
+			crashtest.ReportCount(t, k.kills, "kills")
 		})
 	}
 }

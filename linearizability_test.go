@@ -12,6 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/pulkdb/db"
+	"github.com/pulkdb/db/internal/crashtest"
 )
 
 // A call is one operation on one key, and what it answered.
@@ -98,6 +99,7 @@ func TestLinearizable(t *testing.T) {
 		wait.Wait()
 		result := porcupine.CheckOperationsTimeout(registers, history, 20*time.Second)
 		require.Equal(t, porcupine.Ok, result)
+		crashtest.ReportCount(t, 1, "histories")
 	}
 }
 

@@ -14,6 +14,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/pulkdb/db"
+	"github.com/pulkdb/db/internal/crashtest"
 	"github.com/pulkdb/db/internal/vfs"
 )
 
@@ -48,6 +49,7 @@ func TestMetamorphic(t *testing.T) {
 		}
 	}
 	t.Logf("%d lists, %d histories compared, %d operations", lists, histories, operations)
+	crashtest.ReportCount(t, histories, "histories")
 }
 
 const (

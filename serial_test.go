@@ -19,6 +19,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/pulkdb/db"
+	"github.com/pulkdb/db/internal/crashtest"
 	"github.com/pulkdb/db/internal/invariant"
 	"github.com/pulkdb/db/internal/testhooks"
 	"github.com/pulkdb/db/internal/vfs"
@@ -682,6 +683,7 @@ func TestStrictlySerializable(t *testing.T) {
 		rollbacks += s.rollbacks.Load()
 	}
 	t.Logf("%d histories: %d transactions committed, %d in conflict, %d rolled back", histories, txns, conflicts, rollbacks)
+	crashtest.ReportCount(t, histories, "histories")
 	require.NotZero(t, txns)
 	require.NotZero(t, conflicts)
 }

@@ -246,6 +246,7 @@ func TestGatherInterleavings(t *testing.T) {
 		gathered += x.gathered
 	}
 	t.Logf("%d interleavings, %d steps, %d pages gathered", count, steps, gathered)
+	crashtest.ReportCount(t, count, "interleavings")
 	require.NotZero(t, gathered)
 }
 

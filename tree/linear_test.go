@@ -11,6 +11,7 @@ import (
 	"github.com/anishathalye/porcupine"
 	"github.com/stretchr/testify/require"
 
+	"github.com/pulkdb/db/internal/crashtest"
 	"github.com/pulkdb/db/internal/vfs"
 )
 
@@ -127,6 +128,7 @@ func TestLinearizability(t *testing.T) {
 		}
 		wg.Wait()
 		require.Equal(t, porcupine.Ok, porcupine.CheckOperationsTimeout(linearModel, history, 20*time.Second))
+		crashtest.ReportCount(t, 1, "histories")
 		require.NoError(t, tr.Check())
 		require.NoError(t, tr.Close())
 	}
