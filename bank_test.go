@@ -396,8 +396,10 @@ func TestBankKill(t *testing.T) {
 			t.Parallel()
 			dir := t.TempDir()
 			var acknowledged [bankTellers]uint64
-			for n := range kills {
-				killBank(t, dir, options, &acknowledged)
+			goesOn, life := killing(200 * time.Millisecond)
+			n := 0
+			for ; goesOn() || n < kills; n++ {
+				killBank(t, dir, options, life, &acknowledged)
 				opts := killOptionsOf(options)
 				opts.ReadOnly = n%2 == 0
 				d, err := db.Open(dir, opts)
@@ -419,11 +421,12 @@ func TestBankKill(t *testing.T) {
 					require.GreaterOrEqual(t, b.done, acknowledged[id], "kill %d: teller %d", n, id)
 					acknowledged[id] = b.done
 				}
+				checkWhole(t, d, options)
 				require.NoError(t, d.Close())
 			}
-			t.Logf("%d kills, transfers %v", kills, acknowledged)
+			t.Logf("%d kills, transfers %v", n, acknowledged)
 			require.NotZero(t, acknowledged)
-			crashtest.ReportCount(t, kills, "kills")
+			crashtest.ReportCount(t, n, "kills")
 		})
 	}
 }
@@ -435,7 +438,7 @@ func killOptionsOf(options string) *db.Options {
 
 // killBank runs a child, kills it some time after it has opened the store, and
 // takes in what it acknowledged.
-func killBank(t *testing.T, dir, options string, acknowledged *[bankTellers]uint64) {
+func killBank(t *testing.T, dir, options string, life time.Duration, acknowledged *[bankTellers]uint64) {
 	cmd := child(t, "bank", dir, options)
 	out, err := cmd.StdoutPipe()
 	require.NoError(t, err)
@@ -447,7 +450,7 @@ func killBank(t *testing.T, dir, options string, acknowledged *[bankTellers]uint
 		}
 		w, n := int(binary.LittleEndian.Uint32(p[:])), binary.LittleEndian.Uint32(p[4:])
 		if w == opened {
-			timer := time.AfterFunc(time.Duration(rand.IntN(200_000))*time.Microsecond, func() { cmd.Process.Kill() })
+			timer := time.AfterFunc(rand.N(life), func() { cmd.Process.Kill() })
 			defer timer.Stop()
 			continue
 		}

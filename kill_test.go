@@ -3,6 +3,7 @@ package db_test
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -220,6 +221,30 @@ func write(d *db.DB, ops []db.Op) error {
 	return b.Commit()
 }
 
+// killing says how long the tests that kill go on, and how long they let a child live at
+// most beside that: PULK_SOAK is a duration, with which children live for seconds.
+func killing(life time.Duration) (goesOn func() bool, lives time.Duration) {
+	soak, err := time.ParseDuration(os.Getenv("PULK_SOAK"))
+	if err != nil {
+		return func() bool { return false }, life
+	}
+	end := time.Now().Add(soak)
+	return func() bool { return time.Now().Before(end) }, 5 * time.Second
+}
+
+// checkWhole looks through a store that was killed: nothing in it is wrong, and it takes
+// no more space than it may.
+func checkWhole(t *testing.T, d *db.DB, options string) {
+	t.Helper()
+	require.NoError(t, d.Verify(context.Background()))
+	least := int64(churnLeast)
+	if strings.HasPrefix(options, "large") {
+		least = 64 << 20
+	}
+	m := d.Metrics().Space
+	require.LessOrEqual(t, m.Bytes, 2*m.Live+least, "%+v", m)
+}
+
 // TestKill kills a child that writes, at random moments and also while it opens
 // the store, and checks after each: every acknowledged write and batch is
 // there, whole, and of each writer a prefix of its writes. The next child goes
@@ -246,11 +271,13 @@ func TestKill(t *testing.T) {
 			t.Parallel()
 			k := &killed{dir: t.TempDir(), options: test.options}
 			// A kill may come before anything is on disk, where writes do not wait.
-			for k.kills < test.kills || k.done == [killWriters]int{} && k.kills < 10*test.kills {
+			goesOn, life := killing(150 * time.Millisecond)
+			k.life = life
+			for goesOn() || k.kills < test.kills || k.done == [killWriters]int{} && k.kills < 10*test.kills {
 				k.kill(t)
 				k.check(t)
 			}
-			t.Logf("%d kills, %d of them during Open; %v writes found", test.kills, k.duringOpen, k.done)
+			t.Logf("%d kills, %d of them during Open; %v writes found", k.kills, k.duringOpen, k.done)
 			kills.Add(int64(k.kills))
 			duringOpen.Add(int64(k.duringOpen))
 			require.NotEqual(t, [killWriters]int{}, k.done)
@@ -263,6 +290,7 @@ func TestKill(t *testing.T) {
 type killed struct {
 	dir          string
 	options      string
+	life         time.Duration // of a child, at most
 	kills        int
 	duringOpen   int
 	openTime     time.Duration    // of the last child that was let
@@ -293,7 +321,7 @@ func (k *killed) kill(t *testing.T) {
 		switch w {
 		case opening:
 			begun = time.Now()
-			delay := time.Duration(rand.IntN(150_000)) * time.Microsecond
+			delay := rand.N(k.life)
 			if k.kills%3 == 0 {
 				delay = rand.N(k.openTime + time.Microsecond)
 			}
@@ -329,6 +357,7 @@ func (k *killed) check(t *testing.T) {
 	for w := range found {
 		k.match(t, w, found[w])
 	}
+	checkWhole(t, d, k.options)
 }
 
 // match finds the number of writes after which writer w's keys are as found.
