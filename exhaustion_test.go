@@ -29,6 +29,7 @@ type smallDisk struct {
 	*vfs.Mem
 	space atomic.Int64
 	full  atomic.Int64 // writes that found no space
+	kinds sync.Map     // of the files they were to: their extensions
 }
 
 func (d *smallDisk) inject(op vfs.Op) error {
@@ -48,6 +49,7 @@ func (d *smallDisk) inject(op vfs.Op) error {
 		return nil
 	}
 	d.full.Add(1)
+	d.kinds.Store(filepath.Ext(strings.TrimSuffix(op.Name, ".tmp")), true)
 	fits := max(0, int64(op.Size)-(used+grows-d.space.Load()))
 	return &vfs.Partial{N: int(fits), Err: syscall.ENOSPC}
 }
@@ -91,7 +93,7 @@ func TestDiskFull(t *testing.T) {
 	if short() {
 		step = 16 << 10
 	}
-	disks, whileOpening := 0, 0
+	disks, whileOpening, kinds := 0, 0, map[any]bool{}
 	for space := int64(0); space < 400<<10; space += step {
 		when := fmt.Sprint("space ", space)
 		disk := &smallDisk{Mem: vfs.NewMem()}
@@ -118,7 +120,11 @@ func TestDiskFull(t *testing.T) {
 		require.NoError(t, d.Set([]byte("more"), []byte("space")))
 		require.NoError(t, d.CheckTree())
 		require.NoError(t, d.Close())
+		disk.kinds.Range(func(kind, _ any) bool { kinds[kind] = true; return true })
 		disks++
+	}
+	if !short() {
+		require.Equal(t, map[any]bool{"": true, ".seg": true, ".snap": true, ".free": true}, kinds, "files of every kind met a full disk")
 	}
 	t.Logf("%d disks, %d of them too small for Open", disks, whileOpening)
 }
@@ -209,15 +215,24 @@ func TestFewFilesAreOpen(t *testing.T) {
 }
 
 // TestLittleMemory runs a store under a memory limit that leaves the collector
-// little room beside the cache: it is slower, and works.
+// little room beside the cache: it is slower, and works, and takes no more memory than
+// the cache may, though it holds several times that.
 func TestLittleMemory(t *testing.T) {
 	before := debug.SetMemoryLimit(40 << 20)
 	defer debug.SetMemoryLimit(before)
 	d := open(t, t.TempDir(), &db.Options{CacheSize: 2 << 20, Durability: db.DurabilityNone, Compression: db.CompressionZstd})
 	const rows = 30_000
-	value := func(n int) string { return strings.Repeat(fmt.Sprint(n, " "), 20) }
+	value := func(n int) string { return strings.Repeat(fmt.Sprint(n, " "), 40) }
+	most := int64(0)
+	pages := func() int64 {
+		m := d.Metrics().Memory
+		return m.Used - m.Buffers
+	}
 	for n := range rows {
 		require.NoError(t, d.Set(fmt.Appendf(nil, "%08d", n*7919%rows), []byte(value(n*7919%rows))))
+		if n%100 == 0 {
+			most = max(most, pages())
+		}
 	}
 	n := 0
 	for key, got := range d.Scan(nil, nil).All() {
@@ -226,6 +241,9 @@ func TestLittleMemory(t *testing.T) {
 		n++
 	}
 	require.Equal(t, rows, n)
+	most = max(most, pages())
+	t.Logf("at most %d KiB of pages", most>>10)
+	require.Less(t, most, int64(3<<20), "of pages, in a cache of 2 MiB")
 }
 
 // TestTenThousandGoroutines has ten thousand wait for the disk, and for each other,
