@@ -18,6 +18,7 @@ import (
 	"github.com/pulkdb/db/internal/invariant"
 	"github.com/pulkdb/db/internal/testhooks"
 	"github.com/pulkdb/db/internal/vfs"
+	"github.com/pulkdb/db/log"
 )
 
 // A gathering is a run in which absent pages are gathered while they are appended to,
@@ -59,7 +60,7 @@ func interleaveGathering(t *testing.T, seed uint64) *gathering {
 	fs := vfs.NewMem()
 	o := tiny(fs, counterPages{})
 	o.MergeDeltas, o.LoadReads, o.RewriteShare, o.CacheSize = 50, 16, 100_000, 512<<10
-	crashed := o
+	var crashed []*vfs.Mem
 	x.steps = interleave.Run(t, seed, func(t *testing.T) (workers []func(), after func()) {
 		x.cache = mustOpen(t, o)
 		random := rand.New(rand.NewPCG(seed, 1))
@@ -102,8 +103,21 @@ func interleaveGathering(t *testing.T, seed uint64) *gathering {
 			}
 		})
 		act(22, 2, func(*rand.Rand) { x.clean() })
+		act(24, gatheringOps, func(r *rand.Rand) { // what was moved is durable before what is fresh, as a rule
+			l, s := x.cache.log, log.Survivors
+			if r.IntN(8) == 0 {
+				s = log.Fresh
+			}
+			x.check(l.WaitDurable(s, l.Tail(s)))
+		})
+		act(23, 3, func(r *rand.Rand) {
+			for range r.IntN(30) {
+				yield(yieldSpin) // until others have gone on
+			}
+			crashed = append(crashed, fs.CrashClone(r.Int64()))
+		})
 		return workers, func() {
-			crashed.FS = fs.CrashClone(int64(seed))
+			crashed = append(crashed, fs.CrashClone(int64(seed)))
 			x.sum(t, "at the end")
 		}
 	})
@@ -111,7 +125,9 @@ func interleaveGathering(t *testing.T, seed uint64) *gathering {
 	if len(x.wrong) == 0 {
 		x.cache = mustOpen(t, o)
 		x.sum(t, "after a restart")
-		x.crashed(t, crashed)
+		for _, o.FS = range crashed {
+			x.crashed(t, o)
+		}
 	}
 	return x
 }
@@ -202,7 +218,7 @@ func (x *gathering) sum(t *testing.T, when string) {
 	x.check(x.cache.Close())
 }
 
-// crashed looks at what a loss of power in the end has left: all that was durable
+// crashed looks at what a loss of power on the way has left: all that was durable
 // before the workers began, wherever it was moved to, and of the rest no more than
 // there was.
 func (x *gathering) crashed(t *testing.T, o Options) {
