@@ -14,9 +14,9 @@ powerloss: ; f=$$(mktemp); PULK_SUMMARY=$$f PULK_SEED=$(SEED) $(GO) test -count=
 # That for HOURS hours, with new seeds all the time; it ends at the first loss.
 soak-crash: ; end=$$(( $$(date +%s) + $(HOURS) * 3600 )); f=$$(mktemp); s=0; while [ $$s = 0 ] && [ $$(date +%s) -lt $$end ]; do PULK_CRASH=5 PULK_SUMMARY=$$f $(GO) test -count=1 -timeout 2h -run '^(TestPowerLoss|TestEveryFault)$$' ./log ./snapshot ./pagecache ./tree . || s=1; sh .ci/crashes $$f; done; rm -f $$f; exit $$s
 # Processes that write, with transactions, read snapshots and cleaning, ended by kill -9
-# every few seconds for HOURS hours, and other ones as long again: all that was acknowledged is there, Verify finds
+# every few seconds for HOURS hours, one kind after the other or at once: all that was acknowledged is there, Verify finds
 # nothing, and space stays within its bounds.
-soak-kill: ; f=$$(mktemp); PULK_SOAK=$(HOURS)h PULK_SUMMARY=$$f $(GO) test -count=1 -v -parallel 8 -timeout $$(( $(HOURS) * 120 + 30 ))m -run '^(TestKill|TestBankKill)$$' .; s=$$?; sh .ci/crashes $$f; rm -f $$f; exit $$s
+soak-kill: ; f=$$(mktemp); PULK_SOAK=$(HOURS)h PULK_SUMMARY=$$f $(GO) test -count=1 -v -parallel 8 -timeout $$(( $(HOURS) * 120 + 30 ))m -run '^(TestKill|TestBankKill|TestSoakKill)$$' .; s=$$?; sh .ci/crashes $$f; rm -f $$f; exit $$s
 # Writes the lists of file operations in testdata anew: review the diff.
 golden: ; $(GO) test -count=1 -run '^TestFileOperations$$' ./log ./pagecache -update
 # The bugs that are planted, and after how much each was found.
@@ -28,12 +28,12 @@ lint: ; test -z "$$(gofmt -l .)" || { gofmt -l .; exit 1; }; $(GO) vet ./...
 cross: ; for t in linux/arm64 darwin/arm64 windows/amd64; do echo $$t; GOOS=$${t%/*} GOARCH=$${t#*/} CGO_ENABLED=0 $(GO) vet ./... || exit 1; done
 bench: ; $(GO) test -run '^$$' -bench . -benchtime 2s -timeout 30m .
 million: ; PULK_MILLION=1 $(GO) test -count=1 -v -run '^TestMillion$$' -timeout 30m .
-# The long forms of tests that CI runs for seconds.
-serial: ; PULK_SERIAL=10m CGO_ENABLED=1 $(GO) test -race -count=1 -v -run '^(TestStrictlySerializable|TestBrokenIsFound)$$' -timeout 30m .
-bank: ; PULK_BANK=2m $(GO) test -count=1 -v -run '^TestBank' -timeout 30m .
-interleave: ; PULK_INTERLEAVE=10m $(GO) test -count=1 -v -run '^Test(Gather)?Interleavings$$' -timeout 40m . ./pagecache
-metamorphic: ; PULK_METAMORPHIC=10m CGO_ENABLED=1 $(GO) test -race -count=1 -v -run '^TestMetamorphic$$' -timeout 30m .
-churn: ; PULK_CHURN=10m CGO_ENABLED=1 $(GO) test -race -count=1 -v -run '^TestChurn$$' -timeout 30m .
+# The long forms of tests that CI runs for seconds; SOAK says for how long, as 1h.
+serial: ; PULK_SERIAL=$${SOAK:-10m} CGO_ENABLED=1 $(GO) test -race -count=1 -v -run '^(TestStrictlySerializable|TestBrokenIsFound)$$' -timeout 24h .
+bank: ; PULK_BANK=$${SOAK:-2m} $(GO) test -count=1 -v -run '^TestBank' -timeout 24h .
+interleave: ; PULK_INTERLEAVE=$${SOAK:-10m} $(GO) test -count=1 -v -run '^Test(Gather)?Interleavings$$' -timeout 24h . ./pagecache
+metamorphic: ; PULK_METAMORPHIC=$${SOAK:-10m} CGO_ENABLED=1 $(GO) test -race -count=1 -v -run '^TestMetamorphic$$' -timeout 24h .
+churn: ; PULK_CHURN=$${SOAK:-10m} CGO_ENABLED=1 $(GO) test -race -count=1 -v -run '^TestChurn$$' -timeout 24h .
 held: ; PULK_HELD=1000000 $(GO) test -count=1 -v -run '^TestHeldSnapshot$$' -timeout 30m .
 # Costs of a store that is larger than its cache: see go doc ./cmd/measure.
 measure: ; $(GO) run ./cmd/measure $(MEASURE)
