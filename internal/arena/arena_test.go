@@ -2,6 +2,7 @@ package arena
 
 import (
 	"fmt"
+	"math/bits"
 	"math/rand/v2"
 	"sync"
 	"sync/atomic"
@@ -36,6 +37,12 @@ func TestClassSpans(t *testing.T) {
 		require.Greater(t, used, 0.93, "size %d", k.size)
 		for i := range uint64(k.objects) {
 			require.Equal(t, i, i*uint64(k.size)*k.inverse>>40)
+		}
+		require.Equal(t, k.objects, k.objectsIn(k.pages))
+		for objects := k.objects; objects > 0; objects /= 2 {
+			n := k.objectsIn(k.pagesFor(objects))
+			require.GreaterOrEqual(t, n, objects)
+			require.Equal(t, n, uint32(bits.OnesCount64(k.fullWord(k.pagesFor(objects)))))
 		}
 	}
 }
@@ -87,6 +94,58 @@ func TestMaxBytes(t *testing.T) {
 		a.Free(r)
 	}
 	require.NotZero(t, a.Alloc(100), "pages of one class serve another without Trim")
+}
+
+// Runs of free pages that are too short for a span of a class served no object of it:
+// memory was asked of the system while it lay there.
+func TestShortRunsAreUsed(t *testing.T) {
+	a := New(Options{})
+	defer a.Close()
+	const small, large = 16 << 10, 40 << 10
+	k, l := &classes[classOf(small)], &classes[classOf(large)]
+	require.Less(t, k.pages, l.pages)
+	require.GreaterOrEqual(t, k.pages, l.pagesFor(1))
+	spans := map[spanID][]Ref{}
+	for range 4 * chunkBytes / small {
+		r := a.Alloc(small)
+		_, id, _ := a.find(r)
+		spans[id] = append(spans[id], r)
+	}
+	before := a.Committed()
+	emptied := 0
+	for id, refs := range spans { // every second span, so that none are neighbours
+		if id/spanID(k.pages)%2 == 0 && len(refs) == int(k.objects) {
+			emptied++
+			for _, r := range refs {
+				a.Free(r)
+			}
+		}
+	}
+	a.Scavenge()
+	require.Greater(t, emptied, 16)
+	var refs []Ref
+	for range emptied {
+		r := a.Alloc(large)
+		require.NotZero(t, r)
+		b := a.Bytes(r, 0, large)
+		b[0], b[large-1] = 1, 1
+		refs = append(refs, r)
+	}
+	require.Equal(t, before, a.Committed())
+	require.LessOrEqual(t, a.Held(), before)
+	for _, r := range refs {
+		a.Free(r)
+	}
+	for id, refs := range spans {
+		if id/spanID(k.pages)%2 != 0 || len(refs) != int(k.objects) {
+			for _, r := range refs {
+				a.Free(r)
+			}
+		}
+	}
+	require.Zero(t, a.Used())
+	a.Trim()
+	require.Zero(t, a.Committed())
 }
 
 func TestIdleStripesDoNotKeepMemory(t *testing.T) {

@@ -24,8 +24,7 @@ const (
 type class struct {
 	size    uint32 // bytes of one object
 	objects uint32 // in one span
-	pages   uint32 // of one span
-	full    uint64 // the word of a span all of whose objects are free
+	pages   uint32 // of one span; fewer where there is no run of so many: see newSpan
 	inverse uint64 // 2^40/size, rounded up: off*inverse>>40 is off/size
 }
 
@@ -81,7 +80,21 @@ func makeClass(size uint32) class {
 			break
 		}
 	}
-	best.full = ^uint64(0) >> (64 - best.objects)
 	best.inverse = 1<<40/uint64(size) + 1
 	return best
+}
+
+// objectsIn is how many objects a span of so many pages holds.
+func (k *class) objectsIn(pages uint32) uint32 {
+	return min(pages*pageBytes/k.size, maxSpanObjects)
+}
+
+// fullWord is the word of a span of so many pages all of whose objects are free.
+func (k *class) fullWord(pages uint32) uint64 {
+	return ^uint64(0) >> (64 - k.objectsIn(pages))
+}
+
+// pagesFor is the least pages that hold so many objects.
+func (k *class) pagesFor(objects uint32) uint32 {
+	return (objects*k.size + pageBytes - 1) / pageBytes
 }

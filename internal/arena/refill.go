@@ -71,20 +71,48 @@ func (a *Arena) newSpan(c int, st *stripe) (spanID, Ref) {
 			return 0, r
 		}
 	}
-	id := a.takePagesLocked(int(classes[c].pages))
+	k := &classes[c]
+	id, pages := a.takeSpanLocked(k)
 	if id == 0 {
 		// The last span of the class may have been freed into meanwhile.
 		return a.partial[c].pop(a), 0
 	}
-	k := &classes[c]
-	a.describeLocked(id, c, int(k.pages))
+	a.describeLocked(id, c, int(pages))
 	if invariant.Debug {
-		a.poison(refOf(id), int(k.size*k.objects))
+		a.poison(refOf(id), int(k.size*k.objectsIn(pages)))
 	}
 	s := a.span(id)
 	s.state.Store(stateCurrent)
-	s.word.Store(k.full)
+	s.word.Store(k.fullWord(pages))
 	return id, 0
+}
+
+// takeSpanLocked returns pages for a span of class k, or 0. When there is no run that is
+// long enough it takes a shorter one, for half the objects, a quarter, and so on to one:
+// pages between spans are of no use else, and memory would grow beyond what objects need.
+// With all runs shorter than an object it asks the system.
+func (a *Arena) takeSpanLocked(k *class) (id spanID, pages uint32) {
+	if id, pages = a.findSpanLocked(k); id != 0 {
+		return id, pages
+	}
+	if a.scavengeLocked() {
+		if id, pages = a.findSpanLocked(k); id != 0 {
+			return id, pages
+		}
+	}
+	return a.takePagesLocked(int(k.pages)), k.pages
+}
+
+func (a *Arena) findSpanLocked(k *class) (id spanID, pages uint32) {
+	pages = k.pages
+	for objects := k.objects; ; pages = k.pagesFor(objects) {
+		if id = a.findPagesLocked(int(pages)); id != 0 {
+			return id, pages
+		}
+		if objects /= 2; objects == 0 || pages == 1 {
+			return 0, 0
+		}
+	}
 }
 
 // describeLocked writes the metadata of a span whose pages were just taken.
@@ -154,9 +182,9 @@ func (a *Arena) scavengeLocked() bool {
 			}
 			// The CAS takes all objects at once, so no allocator holds or
 			// can get one; then the pages are ours.
-			if s.word.CompareAndSwap(classes[c].full, 0) {
+			if s.word.CompareAndSwap(classes[c].fullWord(s.pages), 0) {
 				s.state.Store(stateNone)
-				a.givePagesLocked(id, int(classes[c].pages))
+				a.givePagesLocked(id, int(s.pages))
 				found = true
 			} else {
 				a.partial[c].push(a, id)

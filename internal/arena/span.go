@@ -48,7 +48,7 @@ type span struct {
 	// Guarded by Arena.mu while word is 0; immutable while an object is held.
 	class uint8
 	back  uint16 // pages from here to the span's first page
-	pages uint32 // of a large span
+	pages uint32
 }
 
 const (
