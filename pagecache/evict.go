@@ -179,6 +179,9 @@ func (c *Cache) sweepUntil(target int64) {
 const (
 	holesFair = 8 // a part of CacheSize that may be held and not used
 	holesMost = 4 // a part of CacheSize that more of it may cost
+	// A part of CacheSize that may lie between spans and is not given back: more of it is
+	// there when what was held is held no more, scattered.
+	freeShare = 16
 )
 
 // measureHoles says how much less than CacheSize is to be used for the sake of what
@@ -192,6 +195,9 @@ func (c *Cache) measureHoles() {
 		c.arena.Scavenge()
 	}
 	c.evict.holes.Store(min(max(holes(), 0), c.options.CacheSize/holesMost))
+	if free := c.arena.Resident() - c.arena.Held(); free > c.options.CacheSize/freeShare {
+		c.arena.ReleaseFree(c.options.CacheSize / freeShare / 2)
+	}
 }
 
 // PlacesMax is how many places in the log an absent page may have its fragments in

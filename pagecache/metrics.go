@@ -30,7 +30,7 @@ type Metrics struct {
 	Memory         MemoryMetrics
 	MemoryBytes    int64 // the sum of those that CacheSize bounds
 	HeldBytes      int64 // page memory in use, and free but reserved for pieces of the same size
-	MappedBytes    int64 // page memory taken from the operating system
+	MappedBytes    int64 // page memory taken from the operating system, less what it was given back
 	RetiredItems   int   // pieces that wait for readers to leave
 	Pages          uint64
 	FreePages      uint64
@@ -108,7 +108,7 @@ func (c *Cache) Metrics() Metrics {
 		Memory:         memory,
 		MemoryBytes:    memory.sum(),
 		HeldBytes:      c.arena.Held(),
-		MappedBytes:    c.arena.Committed(),
+		MappedBytes:    c.arena.Resident(),
 		RetiredItems:   c.epochs.Pending(),
 		Pages:          uint64(c.pids.max()) - free,
 		FreePages:      free,

@@ -62,6 +62,7 @@ type Arena struct {
 	used      [maxStripes]counter
 	committed atomic.Int64
 	held      atomic.Int64
+	idle      atomic.Int64 // of committed: the system has the memory
 
 	freed origins // in debug builds
 
@@ -226,6 +227,11 @@ func (a *Arena) Held() int64 { return a.held.Load() }
 
 // Committed returns the bytes obtained from the system and not given back.
 func (a *Arena) Committed() int64 { return a.committed.Load() }
+
+// Resident returns the bytes of Committed that the system has memory for: all that is
+// held, and free pages that were used before and not given back by ReleaseFree. Where
+// the system has huge pages it may be a little more.
+func (a *Arena) Resident() int64 { return a.committed.Load() - a.idle.Load() }
 
 // Close gives all memory back. REQUIRES: no other call is under way or follows,
 // and no Ref is used any more.

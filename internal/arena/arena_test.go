@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math/bits"
 	"math/rand/v2"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -146,6 +147,60 @@ func TestShortRunsAreUsed(t *testing.T) {
 	require.Zero(t, a.Used())
 	a.Trim()
 	require.Zero(t, a.Committed())
+}
+
+// What ReleaseFree gives back is counted once, is not what objects live in, and can be
+// used again.
+func TestReleaseFree(t *testing.T) {
+	a := New(Options{})
+	defer a.Close()
+	random := rand.New(rand.NewPCG(1, 2))
+	live := map[Ref][]byte{}
+	check := func() {
+		require.LessOrEqual(t, a.Held(), a.Resident())
+		require.LessOrEqual(t, a.Resident(), a.Committed())
+		for r, want := range live {
+			require.Equal(t, want, a.Bytes(r, 0, len(want)))
+		}
+	}
+	require.Zero(t, a.Resident())
+	for range 6 {
+		for range 200 {
+			n := 1 + random.IntN(maxClassBytes*3/2)
+			r := a.Alloc(n)
+			b := a.Bytes(r, 0, min(n, 64))
+			for i := range b {
+				b[i] = byte(random.Uint32())
+			}
+			live[r] = append([]byte{}, b...)
+		}
+		for r := range live {
+			if random.IntN(3) > 0 {
+				a.Free(r)
+				delete(live, r)
+			}
+		}
+		check()
+		a.Scavenge()
+		before := a.Resident()
+		a.ReleaseFree(before) // nothing is to be done
+		require.Equal(t, before, a.Resident())
+		a.ReleaseFree(0)
+		check()
+		if runtime.GOOS == "linux" && chunkBytes > 1<<20 { // not the heap's
+			require.Less(t, a.Resident(), before)
+			require.Less(t, a.Resident()-a.Held(), before/16, "only what is less than a page of the system")
+		}
+		again := a.Resident()
+		a.ReleaseFree(0)
+		require.Equal(t, again, a.Resident(), "given back twice")
+	}
+	for r := range live {
+		a.Free(r)
+	}
+	a.Trim()
+	require.Zero(t, a.Committed())
+	require.Zero(t, a.Resident())
 }
 
 func TestIdleStripesDoNotKeepMemory(t *testing.T) {

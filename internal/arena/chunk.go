@@ -25,6 +25,7 @@ type chunk struct {
 	firstFree int // no page before this word of free is free
 	run       int // > 0: the first of this many chunks of one object; -1: a later one
 	free      [pagesPerChunk / 64]uint64
+	idle      [pagesPerChunk / 64]uint64 // of those: the system has their memory
 
 	// The entries of the pages, scattered: see spanOf.
 	spans [pagesPerChunk]span
@@ -38,9 +39,10 @@ func (c *chunk) spanOf(page uint32) *span {
 	return &c.spans[page*spanScatter%pagesPerChunk]
 }
 
+// setAllFree is for memory that the system has just mapped.
 func (c *chunk) setAllFree() {
 	for i := range c.free {
-		c.free[i] = ^uint64(0)
+		c.free[i], c.idle[i] = ^uint64(0), ^uint64(0)
 	}
 	c.freePages, c.noRun, c.firstFree = pagesPerChunk, 0, 0
 }
@@ -95,6 +97,67 @@ func (c *chunk) setRange(first, n int, free bool) {
 		first += k
 		n -= k
 	}
+}
+
+// wake says that a run of pages, just taken, is written to, and returns how many of them
+// were idle.
+func (c *chunk) wake(first, n int) (woken int) {
+	for n > 0 {
+		k := min(n, 64-first%64)
+		mask := (^uint64(0) >> (64 - k)) << (first % 64)
+		woken += bits.OnesCount64(c.idle[first/64] & mask)
+		c.idle[first/64] &^= mask
+		first += k
+		n -= k
+	}
+	return woken
+}
+
+// idlePages is how many pages are idle.
+func (c *chunk) idlePages() (n int) {
+	for _, w := range c.idle {
+		n += bits.OnesCount64(w)
+	}
+	return n
+}
+
+// nextLazy returns the next run of pages from page first on that are free, whose memory the
+// system does not have, and that are whole pages of the system, which have unit pages each.
+func (c *chunk) nextLazy(first, unit int) (from, n int) {
+	lazy := func(page int) bool {
+		idle := true
+		for i := page; i < page+unit; i++ {
+			if c.free[i/64]>>(i%64)&1 == 0 {
+				return false
+			}
+			idle = idle && c.idle[i/64]>>(i%64)&1 != 0
+		}
+		return !idle
+	}
+	for from = first; from+unit <= pagesPerChunk; from += unit {
+		if from%64 == 0 && unit <= 64 && c.free[from/64] == 0 {
+			from += 64 - unit
+			continue
+		}
+		if !lazy(from) {
+			continue
+		}
+		for n = unit; from+n+unit <= pagesPerChunk && lazy(from+n); {
+			n += unit
+		}
+		return from, n
+	}
+	return 0, 0
+}
+
+// setIdle says that the system has the memory of a run of free pages, and returns how many
+// of them were not idle before.
+func (c *chunk) setIdle(first, n int) int {
+	woken := c.wake(first, n)
+	for i := first; i < first+n; i++ {
+		c.idle[i/64] |= 1 << (i % 64)
+	}
+	return n - woken
 }
 
 func trailingZeros(w uint64) int { return bits.TrailingZeros64(w) }

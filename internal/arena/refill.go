@@ -2,6 +2,7 @@ package arena
 
 import (
 	"math/bits"
+	"os"
 
 	"github.com/pulkdb/db/internal/invariant"
 )
@@ -150,6 +151,7 @@ func (a *Arena) findPagesLocked(n int) spanID {
 		c := a.chunks[i].Load()
 		if page := c.takeRun(n); page >= 0 {
 			a.held.Add(int64(n) * pageBytes)
+			a.idle.Add(-int64(c.wake(page, n)) * pageBytes)
 			return spanID(i*pagesPerChunk + page)
 		}
 		allFull = allFull && c.freePages == 0
@@ -229,6 +231,7 @@ func (a *Arena) mapChunksLocked(n int) int {
 		a.memory[first+i] = c.memory
 		if n == 1 {
 			c.setAllFree()
+			a.idle.Add(chunkBytes)
 		}
 		c.run = 0
 	}
@@ -261,6 +264,8 @@ func (a *Arena) unmap(i int, c *chunk) {
 		n = c.run
 	}
 	unmapMemory(c.memory, n*chunkBytes)
+	a.idle.Add(-int64(c.idlePages()) * pageBytes)
+	clear(c.idle[:])
 	for j := range n {
 		c := a.chunks[i+j].Load()
 		c.memory, c.run, c.freePages = nil, 0, 0
@@ -294,4 +299,37 @@ func (a *Arena) Trim() {
 			a.unmap(i, c)
 		}
 	}
+}
+
+// ReleaseFree gives memory of free pages back to the system, until at most keep bytes of
+// it are left or there is no more, where the system can take it page by page. The
+// addresses stay, and are used again when there is need.
+func (a *Arena) ReleaseFree(keep int64) {
+	unit := max(os.Getpagesize(), pageBytes) / pageBytes
+	for i := 1; ; i++ {
+		if done := a.releaseFreeOf(i, unit, keep); done {
+			return
+		}
+	}
+}
+
+// releaseFreeOf is ReleaseFree of one chunk. It holds the mutex for no longer, so that
+// others get their pages.
+func (a *Arena) releaseFreeOf(i, unit int, keep int64) (done bool) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if i >= a.numChunks {
+		return true
+	}
+	c := a.chunks[i].Load()
+	if c.memory == nil || c.run != 0 {
+		return false
+	}
+	for from, n := c.nextLazy(0, unit); n > 0; from, n = c.nextLazy(from+n, unit) {
+		if a.Resident()-a.Held() <= keep || !releaseMemory(addBytes(c.memory, from*pageBytes), n*pageBytes) {
+			return true
+		}
+		a.idle.Add(int64(c.setIdle(from, n)) * pageBytes)
+	}
+	return false
 }
