@@ -45,6 +45,7 @@ type cleaner struct {
 	victims  []victim     // of the last survey, the best one last
 	surveyed LSN          // the log's end at that
 	reserve  int64        // bytes that emptying the best segment of the last survey takes
+	freeing  chan bool    // a page-table snapshot for the cleaner is under way: see snapshotEnded
 }
 
 const (
@@ -114,15 +115,16 @@ func (c *Cache) cleanOnce() bool {
 		c.surveyIfDue(segments)
 		start -= min(c.clean.reserve, most)
 	}
-	done := false
+	done := c.snapshotEnded(false)
 	if s.total > start && s.waiting > s.slack/snapshotShare {
-		done = c.snapshotForSpace()
+		c.startSnapshotForSpace()
 	}
-	if !done && s.total-s.waiting > start {
-		done = c.cleanNext(segments)
+	if s.total-s.waiting > start && c.cleanNext(segments) {
+		done = true
 	}
 	if !done && s.total > start && s.waiting > 0 {
-		done = c.snapshotForSpace()
+		c.startSnapshotForSpace()
+		done = c.snapshotEnded(true)
 	}
 	c.space.stuck.Store(!done && s.total > start)
 	if !done {
@@ -131,14 +133,37 @@ func (c *Cache) cleanOnce() bool {
 	return done
 }
 
-// snapshotForSpace writes page-table snapshots so that segments can go. It
-// reports whether some went.
-func (c *Cache) snapshotForSpace() bool {
-	recycled, err := c.checkpointForSpace()
-	if err != nil && !errors.Is(err, errStopped) {
-		c.options.Logger.Error("pagecache: page-table snapshot for the cleaner failed", "error", err)
+// startSnapshotForSpace has page-table snapshots written so that segments can go,
+// beside the cleaner: they wait for the disk most of the time.
+func (c *Cache) startSnapshotForSpace() {
+	if c.clean.freeing != nil {
+		return
 	}
-	return err == nil && recycled > 0
+	ended := make(chan bool, 1)
+	c.clean.freeing = ended
+	c.background.Go(func() {
+		recycled, err := c.checkpointForSpace()
+		if err != nil && !errors.Is(err, errStopped) {
+			c.options.Logger.Error("pagecache: page-table snapshot for the cleaner failed", "error", err)
+		}
+		ended <- err == nil && recycled > 0
+	})
+}
+
+// snapshotEnded reports whether what startSnapshotForSpace began has come to its end and
+// segments went. It waits for that if wait is set.
+func (c *Cache) snapshotEnded(wait bool) (went bool) {
+	if !wait {
+		select {
+		case went = <-c.clean.freeing:
+			c.clean.freeing = nil
+		default:
+		}
+		return went
+	}
+	went = <-c.clean.freeing
+	c.clean.freeing = nil
+	return went
 }
 
 // cleanNext cleans the best segment. It reports false if there is none, of those of
@@ -165,7 +190,7 @@ func (c *Cache) cleanNext(segments []log.SegmentInfo) bool {
 // they have changed, and reports whether it did.
 func (c *Cache) surveyIfDue(segments []log.SegmentInfo) bool {
 	k := &c.clean
-	if c.log.Tail(log.Fresh) <= k.surveyed+LSN(len(segments)/surveyShare*c.log.SegmentBytes()) {
+	if c.log.Tail(log.Fresh) <= k.surveyed+LSN(len(segments)*c.log.SegmentBytes()/surveyShare) {
 		return false
 	}
 	c.survey(segments)

@@ -2,6 +2,7 @@ package pagecache
 
 import (
 	"cmp"
+	"math/rand/v2"
 	"slices"
 
 	"github.com/pulkdb/db/log"
@@ -14,8 +15,9 @@ import (
 // dead in it, and what moving those pages makes dead elsewhere: the deltas
 // that are merged into them. A survey goes through the table and adds this up for all
 // segments; the best ones are cleaned until that much was written that it is time for
-// the next. It costs less than a microsecond for each page, for every
-// surveyShare-th part of the space written.
+// the next, a surveyShare-th part of the space. It looks at a sample of the pages, every
+// so many-th: one costs a microsecond or two, with its deltas, and looking at all of
+// them took a third of the processor time of writers to a store in memory.
 //
 // Under uniform updates this comes down to the oldest bases first: pages that were
 // not written for longest have the most deltas, and those die with them, so that
@@ -24,16 +26,21 @@ type victim struct {
 	base  LSN
 	size  int64
 	dead  int64
-	cost  int64 // bytes of the pages to be written
-	gain  int64 // bytes of their deltas, wherever those are
+	live  int64 // at least so much is to be written
+	cost  int64 // bytes of the pages to be written, about
+	gain  int64 // bytes of their deltas, wherever those are, about
 	score float64
 }
 
 const (
-	surveyShare    = 32
-	surveyPages    = 64 // looked at under one guard
-	victimsMin     = 4
-	segmentDeadMin = 50 // a segment with less than one 50th of it dead, and as little to gain, is left alone
+	surveyShare = 32
+	surveyPages = 64 // looked at under one guard
+	// So many pages are looked at at least, if there are, and so many for each segment: a
+	// segment of bases has two hundred.
+	surveySampleMin     = 4 << 10
+	surveySegmentSample = 64
+	victimsMin          = 4
+	segmentDeadMin      = 50 // a segment with less than one 50th of it dead, and as little to gain, is left alone
 )
 
 // survey finds the segments that are best cleaned, the best one last.
@@ -51,12 +58,16 @@ func (c *Cache) bestVictims(segments []log.SegmentInfo) []victim {
 	all := make([]victim, len(segments))
 	for i, s := range segments {
 		all[i] = victim{base: s.Base, size: c.sizeOf(s)}
-		all[i].dead = all[i].size - max(s.Live, 0)
+		all[i].live = max(s.Live, 0)
+		all[i].dead = all[i].size - all[i].live
 	}
-	c.surveyPages(all)
+	stride := PID(max(1, int(c.pids.max())/max(surveySampleMin, surveySegmentSample*len(segments))))
+	c.surveyPages(all, stride)
 	candidates := all[:0]
 	for i, v := range all {
 		s := segments[i]
+		v.cost = max(v.cost*int64(stride), v.live)
+		v.gain *= int64(stride)
 		if s.End == 0 || s.Live <= 0 || s.End > tail || c.clean.refused[s.Base] || (v.dead+v.gain)*segmentDeadMin < v.size {
 			continue
 		}
@@ -68,12 +79,13 @@ func (c *Cache) bestVictims(segments []log.SegmentInfo) []victim {
 	return slices.Clone(candidates[max(0, len(candidates)-n):])
 }
 
-func (c *Cache) surveyPages(all []victim) {
+// surveyPages adds every stride-th page to the segments that it has something in.
+func (c *Cache) surveyPages(all []victim, stride PID) {
 	last := c.pids.max()
 	var seen []int
-	for from := PID(1); from <= last; from += surveyPages {
+	for from := 1 + PID(rand.Uint64N(uint64(stride))); from <= last; from += surveyPages * stride {
 		g := c.Pin()
-		for pid := from; pid < from+surveyPages && pid <= last; pid++ {
+		for pid := from; pid < from+surveyPages*stride && pid <= last; pid += stride {
 			if slot := c.table.slot(pid); slot != nil {
 				seen = c.surveyPage(slot.Load(), all, seen[:0])
 			}
