@@ -45,7 +45,7 @@ type Update struct {
 	c       *Cache
 	guard   epoch.Guard
 	targets []target
-	index   map[PID]int // into targets
+	index   map[PID]int // into targets; nil while they are few
 	ops     []op
 	appends int
 	cell    arena.Ref // shared commit cell, or 0
@@ -80,7 +80,7 @@ type op struct {
 
 // Begin starts an Update.
 func (c *Cache) Begin() *Update {
-	return &Update{c: c, guard: c.Pin(), index: make(map[PID]int)}
+	return &Update{c: c, guard: c.Pin()}
 }
 
 // Acquire takes the page's writer bit and returns the page as it then is; until
@@ -89,7 +89,7 @@ func (c *Cache) Begin() *Update {
 // ascending by level and key). The page is evicted by nobody meanwhile; if it is
 // not resident now, Release it and Load it. Errors: ErrGone, ErrClosed.
 func (u *Update) Acquire(pid PID) (View, error) {
-	if i, ok := u.index[pid]; ok && u.targets[i].acquired {
+	if i, ok := u.find(pid); ok && u.targets[i].acquired {
 		return u.targets[i].view, nil
 	}
 	for try := 0; ; try++ {
@@ -125,7 +125,7 @@ const (
 
 // Owns reports whether the Update holds the page's writer bit by Acquire.
 func (u *Update) Owns(pid PID) bool {
-	i, ok := u.index[pid]
+	i, ok := u.find(pid)
 	return ok && u.targets[i].acquired
 }
 
@@ -133,19 +133,45 @@ func (u *Update) Owns(pid PID) bool {
 //
 // REQUIRES: the Update does nothing to the page.
 func (u *Update) Release(pid PID) {
-	i, ok := u.index[pid]
+	i, ok := u.find(pid)
 	if !ok || !u.targets[i].acquired || u.targets[i].ops > 0 {
 		return
 	}
 	u.targets[i].slot.Store(u.targets[i].before)
-	u.targets[i].acquired = false
+	u.targets[i] = target{} // of no page
 	delete(u.index, pid)
 }
 
+// indexTargets is from how many targets on they are looked up in a map.
+const indexTargets = 8
+
 func (u *Update) add(t target) int {
+	i := len(u.targets)
 	u.targets = append(u.targets, t)
-	u.index[t.pid] = len(u.targets) - 1
-	return len(u.targets) - 1
+	switch {
+	case u.index != nil:
+		u.index[t.pid] = i
+	case len(u.targets) == indexTargets:
+		u.index = make(map[PID]int, 4*indexTargets)
+		for i := range u.targets {
+			u.index[u.targets[i].pid] = i
+		}
+	}
+	return i
+}
+
+// find returns which target the page is.
+func (u *Update) find(pid PID) (int, bool) {
+	if u.index != nil {
+		i, ok := u.index[pid]
+		return i, ok
+	}
+	for i := range u.targets {
+		if u.targets[i].pid == pid {
+			return i, true
+		}
+	}
+	return 0, false
 }
 
 // Allocate adds a fresh page with the given base. Nobody else sees it before
@@ -169,7 +195,7 @@ func (u *Update) Allocate(base []byte) (PID, error) {
 
 // FreshVersion is the page version that the fresh page pid will have.
 func (u *Update) FreshVersion(pid PID) uint64 {
-	i, ok := u.index[pid]
+	i, ok := u.find(pid)
 	if !ok || !u.targets[i].fresh {
 		return 0
 	}
@@ -195,7 +221,7 @@ func (u *Update) consolidate(v View, base []byte) {
 }
 
 func (u *Update) target(v View) int {
-	if i, ok := u.index[v.pid]; ok {
+	if i, ok := u.find(v.pid); ok {
 		return i
 	}
 	return u.add(target{pid: v.pid, slot: u.c.table.slot(v.pid), view: v, before: v.word})

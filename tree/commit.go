@@ -92,7 +92,30 @@ type commit struct {
 	written []writtenLeaf
 	changes []change
 	appends int
+
+	copies []byte // fences and deltas
 }
+
+// room returns copies with room for n bytes more. Blocks that are full stay where they
+// are.
+func (c *commit) room(n int) []byte {
+	if cap(c.copies)-len(c.copies) < n {
+		c.copies = make([]byte, 0, max(n, min(2*cap(c.copies), copiesBytesMax), copiesBytesMin))
+	}
+	return c.copies
+}
+
+// keep returns what was appended to room as b.
+func (c *commit) keep(b []byte) []byte {
+	from := len(c.copies)
+	c.copies = b
+	return b[from:len(b):len(b)]
+}
+
+const (
+	copiesBytesMin = 1 << 10
+	copiesBytesMax = 256 << 10
+)
 
 // A scoutedLeaf is a leaf as it was when it was last seen. While its page version
 // is the same, so are its fences, and so is what it says of the reads.
@@ -140,7 +163,7 @@ func (c *commit) run() (pagecache.Result, error) {
 // are loaded only if their fences do not follow from the parent, or if their
 // newest stamp does not tell that the reads are valid.
 func (c *commit) scout() error {
-	c.scouted = c.scouted[:0]
+	c.scouted, c.copies = c.scouted[:0], c.copies[:0]
 	for x := (cursor{}); ; {
 		key, ok := c.next(&x)
 		if !ok {
@@ -182,7 +205,7 @@ func (c *commit) see(key []byte, x cursor) (leaf scoutedLeaf, s share, absent, m
 	}
 	leaf = scoutedLeaf{start: key, pid: p.view.PID(), version: p.view.Version()}
 	if p.absent == 0 {
-		leaf.hi, leaf.last = bytes.Clone(p.node.hi()), p.node.isLast()
+		leaf.hi, leaf.last = c.keep(append(c.room(len(p.node.hi())), p.node.hi()...)), p.node.isLast()
 	} else {
 		if halfDoneHook != nil || !c.t.routed(g, &p) {
 			return leaf, s, p.absent, 0, nil
@@ -479,7 +502,7 @@ func (c *commit) appendOps(u *pagecache.Update, v pagecache.View, from, to int) 
 		if len(c.changes) == 1 {
 			hint = hintOf(c.changes[0].key)
 		}
-		u.Append(v, appendChanges(nil, kindLeafOne, c.changes), hint)
+		u.Append(v, c.keep(appendChanges(c.room(size), kindLeafOne, c.changes)), hint)
 		c.appends++
 	}
 }
