@@ -167,7 +167,9 @@ func blindReadNoLeaf(t *testing.T, owned bool) {
 		}
 	}
 	require.NotZero(t, inner)
-	require.EqualValues(t, inner, m.Cache.Loads, "loads")
+	// A page that the cleaner moves while it is read is read again.
+	require.GreaterOrEqual(t, m.Cache.Loads, uint64(inner), "loads")
+	require.Less(t, m.Cache.Loads, uint64(2*inner), "loads")
 
 	got := map[string]string{}
 	it := tr.Scan(nil, nil)
