@@ -170,6 +170,28 @@ func TestPaceEnds(t *testing.T) {
 	}
 }
 
+// TestCleanerRests: a store of which nearly all was deleted comes to rest. It was that the
+// cleaner moved the records of freed pages for ever: files that wait to be reused, which
+// it cannot make less, were more than it wanted to leave.
+func TestCleanerRests(t *testing.T) {
+	o := db.Options{Logger: quiet().Logger, CacheSize: 1 << 20, Durability: db.DurabilityNone}
+	d, err := db.Open("store", o.Tiny().On(vfs.NewMem()))
+	require.NoError(t, err)
+	defer d.Close()
+	for round := range 4 {
+		for i := range 4000 {
+			require.NoError(t, d.Set(fmt.Appendf(nil, "%05d", i), []byte(strings.Repeat("v", 200+round))))
+		}
+		require.NoError(t, d.DeleteRange(nil, nil))
+		require.Eventually(t, func() bool {
+			before := d.Metrics()
+			time.Sleep(50 * time.Millisecond)
+			after := d.Metrics()
+			return before.Space.MovedPages == after.Space.MovedPages && before.Pages.Snapshots == after.Pages.Snapshots
+		}, 20*time.Second, time.Millisecond, "the cleaner has no end")
+	}
+}
+
 // TestSpaceTarget: a store whose target is larger takes more space and writes less.
 func TestSpaceTarget(t *testing.T) {
 	written := func(target int) uint64 {

@@ -58,6 +58,9 @@ const (
 	cleanStartShare = 6
 	reserveShare    = 3
 	snapshotShare   = 12
+	// While one is written it goes on cleaning, until slack/aheadShare waits for the next:
+	// else it could fill the disk with segments that it has just emptied.
+	aheadShare = 4
 	// In a store so small that its goal follows from spaceSegmentsMin it begins at so
 	// many segments beyond SpaceTarget: what is moved is merged, and so made small.
 	cleanSegmentsMin = 5
@@ -110,19 +113,22 @@ func (c *Cache) cleanOnce() bool {
 	c.sampleGrowth(segments)
 	s := c.measureSpace(segments)
 	c.setPace(s)
-	start := min(s.goal-s.slack/cleanStartShare, s.live*int64(c.options.SpaceTarget)/100+cleanSegmentsMin*int64(c.log.SegmentBytes()))
-	if most := s.slack / reserveShare; s.total > start-most {
+	// Files that wait to be reused are none that cleaning could empty.
+	used := s.total - s.idle
+	start := s.goal - s.slack/cleanStartShare
+	if most := s.slack / reserveShare; used > start-most {
 		c.surveyIfDue(segments)
 		start -= min(c.clean.reserve, most)
 	}
-	done := c.snapshotEnded(false)
-	if s.total > start && s.waiting > s.slack/snapshotShare {
+	start = min(start, s.live*int64(c.options.SpaceTarget)/100+cleanSegmentsMin*int64(c.log.SegmentBytes()))
+	done := c.snapshotEnded(s.waiting > s.slack/aheadShare)
+	if used > start && s.waiting > s.slack/snapshotShare {
 		c.startSnapshotForSpace()
 	}
-	if s.total-s.waiting > start && c.cleanNext(segments) {
+	if used-s.waiting > start && c.cleanNext(segments) {
 		done = true
 	}
-	if !done && s.total > start && s.waiting > 0 {
+	if !done && used > start && s.waiting > 0 {
 		c.startSnapshotForSpace()
 		done = c.snapshotEnded(true)
 	}
@@ -153,6 +159,9 @@ func (c *Cache) startSnapshotForSpace() {
 // snapshotEnded reports whether what startSnapshotForSpace began has come to its end and
 // segments went. It waits for that if wait is set.
 func (c *Cache) snapshotEnded(wait bool) (went bool) {
+	if c.clean.freeing == nil {
+		return false
+	}
 	if !wait {
 		select {
 		case went = <-c.clean.freeing:

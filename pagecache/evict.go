@@ -177,11 +177,11 @@ func (c *Cache) sweepUntil(target int64) {
 }
 
 const (
-	holesFair = 8 // a part of CacheSize that may be held and not used
-	holesMost = 4 // a part of CacheSize that more of it may cost
+	holesFair = 10 // a part of CacheSize that may be held and not used
+	holesMost = 4  // a part of CacheSize that more of it may cost
 	// A part of CacheSize that may lie between spans and is not given back: more of it is
 	// there when what was held is held no more, scattered.
-	freeShare = 16
+	freeShare = 32
 )
 
 // measureHoles says how much less than CacheSize is to be used for the sake of what

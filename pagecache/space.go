@@ -16,7 +16,7 @@ import (
 // Live data are what all pages would take in the log if each were written merged
 // now. That is known only of pages that are: of the others it is
 //
-//	bases + growth x deltas
+//	bases + growth x deltas + records of freed pages
 //
 // bases and deltas being the bytes that pages refer to in the log, counted as they
 // are written and given up, and growth what a byte of delta adds to a base when it
@@ -54,6 +54,7 @@ type space struct {
 	total   int64 // bytes of all files
 	live    int64 // bytes they need not exceed if all pages were merged
 	waiting int64 // of total, in segments without live data, that wait for snapshots
+	idle    int64 // of total, in files that wait to be reused
 	goal    int64
 	slack   int64 // bytes between live data and the goal
 }
@@ -84,6 +85,8 @@ const (
 	paceDoublings  = 6
 	paceMax        = 100 * time.Millisecond
 
+	freeRecordBytes = 40 // about, with its header
+
 	roomShare = 4 // see mayGather
 )
 
@@ -102,7 +105,8 @@ func (c *Cache) measureSpace(segments []log.SegmentInfo) space {
 			s.waiting += size
 		}
 	}
-	s.total += c.log.IdleBytes() + c.checkpoint.bytes.Load()
+	s.idle = c.log.IdleBytes()
+	s.total += s.idle + c.checkpoint.bytes.Load()
 	s.live = c.liveBytes(referred)
 	least := spaceSegmentsMin * int64(c.log.SegmentBytes())
 	s.slack = max(s.live*int64(c.options.SpaceTarget-100)/100, least)
@@ -125,12 +129,13 @@ func (c *Cache) sizeOf(s log.SegmentInfo) int64 {
 // liveBytes says what pages that refer to so many bytes of the log need of it.
 func (c *Cache) liveBytes(referred int64) int64 {
 	bases := min(max(c.space.bases.Load(), 0), referred)
-	deltas, growth := referred-bases, math.Float64frombits(c.space.growth.Load())
+	frees := min(int64(c.pids.free())*freeRecordBytes, referred-bases)
+	deltas, growth := referred-bases-frees, math.Float64frombits(c.space.growth.Load())
 	if growth > 0 {
 		unseen := int64(c.log.Tail(log.Fresh)) - int64(c.space.sampled.Load()) - int64(c.log.SegmentBytes())
 		deltas = max(deltas-max(unseen, 0), 0)
 	}
-	live := float64(bases) + growth*float64(deltas)
+	live := float64(bases) + growth*float64(deltas) + float64(frees)
 	return min(max(int64(live), referred/16), referred)
 }
 

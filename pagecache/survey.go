@@ -96,7 +96,16 @@ func (c *Cache) surveyPages(all []victim, stride PID) {
 
 // surveyPage adds a page to the segments that it has something in.
 func (c *Cache) surveyPage(word uint64, all []victim, seen []int) []int {
-	if c.isFree(word) {
+	if word&slotRefMask == 0 {
+		return seen
+	}
+	if c.headerAt(word).kind == nodeFree {
+		// It moves in a record of its own, whose header is no gain.
+		p := c.freeAt(word).position()
+		if i, ok := findVictim(all, c.log.SegmentOf(p.LSN)); ok && !p.IsZero() {
+			all[i].cost += int64(p.Size) + freeOverhead
+			all[i].gain -= freeOverhead
+		}
 		return seen
 	}
 	inLog := int64(0)
@@ -106,7 +115,7 @@ func (c *Cache) surveyPage(word uint64, all []victim, seen []int) []int {
 		if k := len(seen); k > 0 && all[seen[k-1]].base == base {
 			return
 		}
-		i, ok := slices.BinarySearchFunc(all, base, func(v victim, base LSN) int { return cmp.Compare(v.base, base) })
+		i, ok := findVictim(all, base)
 		if ok && !slices.Contains(seen, i) {
 			seen = append(seen, i)
 		}
@@ -129,4 +138,11 @@ func (c *Cache) surveyPage(word uint64, all []victim, seen []int) []int {
 		all[i].gain += inLog - base
 	}
 	return seen
+}
+
+// freeOverhead is what the record of a freed page takes in the log beside its update.
+const freeOverhead = 16
+
+func findVictim(all []victim, base LSN) (int, bool) {
+	return slices.BinarySearchFunc(all, base, func(v victim, base LSN) int { return cmp.Compare(v.base, base) })
 }
