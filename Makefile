@@ -22,7 +22,7 @@ golden: ; $(GO) test -count=1 -run '^TestFileOperations$$' ./log ./pagecache -up
 # The bugs that are planted, and after how much each was found.
 planted: ; $(GO) test -tags pulkdebug -count=1 -v -run '^(TestPlantedBugs|TestBrokenIsFound|Test.*FindMistakes)$$' ./log ./pagecache ./tree . | grep -E 'found|^(---|ok|FAIL)|    ---'
 # Every byte of small stores flipped, every length cut, every file missing, swapped and foreign.
-damage: ; f=$$(mktemp); PULK_DAMAGE=1 PULK_SUMMARY=$$f $(GO) test -count=1 -timeout 60m -run '^(TestBadBytes|TestEveryDamage|TestDamage|TestSalvage)' ./log ./snapshot ./tree .; s=$$?; sh .ci/crashes $$f; rm -f $$f; exit $$s
+damage: ; f=$$(mktemp); PULK_DAMAGE=1 PULK_SUMMARY=$$f $(GO) test -count=1 -timeout 60m -run '^(TestBadBytes|TestEveryDamage|TestDamage|TestSalvage|TestBackupDamaged)' ./log ./snapshot ./tree .; s=$$?; sh .ci/crashes $$f; rm -f $$f; exit $$s
 fuzz: ; for p in $$($(GO) list ./...); do for f in $$($(GO) test -list '^Fuzz' $$p | grep '^Fuzz'); do $(GO) test -run '^$$' -fuzz "^$$f\$$" -fuzztime $(FUZZTIME) $$p || exit 1; done; done
 lint: ; test -z "$$(gofmt -l .)" || { gofmt -l .; exit 1; }; $(GO) vet ./...
 cross: ; for t in linux/arm64 darwin/arm64 windows/amd64; do echo $$t; GOOS=$${t%/*} GOARCH=$${t#*/} CGO_ENABLED=0 $(GO) vet ./... || exit 1; done

@@ -36,7 +36,8 @@
 // told apart: damage to the very last writes before a crash looks like a write
 // that the crash tore, and is cut off as such. Verify checks a whole store; Salvage
 // brings out of a damaged store what can be trusted, into a new one, and says what
-// is lost.
+// is lost. Backup writes a copy of a store that is in use, or of what has changed
+// since an earlier one, and Restore makes a store of it.
 //
 // # Isolation
 //

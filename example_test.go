@@ -1,6 +1,7 @@
 package db_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -386,4 +387,37 @@ func ExampleDB_Verify() {
 	}
 	fmt.Println(d.Verify(context.Background()))
 	// Output: <nil>
+}
+
+func ExampleRestore() {
+	ctx := context.Background()
+	d, err := db.Open("", &db.Options{InMemory: true})
+	if err != nil {
+		panic(err)
+	}
+	defer d.Close()
+	must(d.Set([]byte("a"), []byte("1")))
+	must(d.Set([]byte("b"), []byte("1")))
+	var full, incremental bytes.Buffer
+	first, err := d.BackupWith(ctx, &full, db.BackupOptions{})
+	must(err)
+	must(d.Set([]byte("a"), []byte("2")))
+	must(d.Delete([]byte("b")))
+	_, err = d.BackupWith(ctx, &incremental, db.BackupOptions{Since: first.Point})
+	must(err)
+
+	dir, remove := tempDir()
+	defer remove()
+	restored := filepath.Join(dir, "restored")
+	must(db.Restore(ctx, restored, io.MultiReader(&full, &incremental)))
+	d, err = db.Open(restored, nil)
+	must(err)
+	defer d.Close()
+	rows := d.Scan(nil, nil)
+	for key, value := range rows.All() {
+		fmt.Printf("%s = %s\n", key, value)
+	}
+	must(rows.Err())
+	// Output:
+	// a = 2
 }

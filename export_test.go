@@ -1,6 +1,9 @@
 package db
 
 import (
+	"context"
+	"io"
+
 	"github.com/pulkdb/db/internal/vfs"
 	"github.com/pulkdb/db/tree"
 )
@@ -47,3 +50,12 @@ func (o Options) tuned(more func(*tree.Options)) *Options {
 	}
 	return &o
 }
+
+// RestoreInto is Restore into an empty store that is open.
+func RestoreInto(ctx context.Context, d *DB, r io.Reader) error {
+	x := &restore{ctx: ctx, into: d, r: newBackupReader(r), batch: d.NewBatch()}
+	return x.run()
+}
+
+// Clock is the stamp of the next write.
+func (d *DB) Clock() uint64 { return d.tree.Clock() }

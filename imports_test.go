@@ -33,7 +33,7 @@ var imports = map[string]string{
 	"snapshot":            "internal/invariant internal/paths internal/vfs log",
 	"pagecache":           "internal/invariant internal/paths internal/testhooks internal/epoch internal/arena internal/vfs log snapshot",
 	"tree":                "internal/invariant internal/paths internal/testhooks internal/epoch internal/arena internal/vfs log pagecache",
-	".":                   "log pagecache tree",
+	".":                   "internal/vfs log pagecache tree",
 }
 
 // order is the order in which packages stand above each other, lowest first.

@@ -52,6 +52,8 @@ func runChild() bool {
 		writeUntilKilled(args[1], args[2], args[3:])
 	case "bank":
 		bankUntilKilled(args[1], args[2])
+	case "restore":
+		restoreUntilKilled(args[1], args[2])
 	case "soak":
 		soakUntilKilled(args[1], args[2:])
 	}

@@ -167,3 +167,18 @@ func (m Moment) Reopen() Moment {
 	m.set.open.Add(1)
 	return Moment{entry: entry, set: m.set, stamp: m.stamp, opened: m.opened}
 }
+
+// RaiseClock sees to it that versions published from now on have stamps above the given
+// one.
+func (c *Cache) RaiseClock(stamp uint64) {
+	for now := c.clock.Load(); now <= stamp; now = c.clock.Load() {
+		c.clock.CompareAndSwap(now, stamp+1)
+	}
+}
+
+// RecoveredClock is what the clock was when the cache was opened: above the stamps of all
+// that was in it then.
+func (c *Cache) RecoveredClock() uint64 { return c.opened.clock }
+
+// StoreID is the store's, given when it was made.
+func (c *Cache) StoreID() [16]byte { return c.log.StoreID() }
