@@ -50,8 +50,9 @@ type BackupReport struct {
 // checksums; it is neither compressed nor encrypted.
 //
 // Errors: ctx's, w's, wrapped, ErrClosed, what reading and writing the store fail with;
-// ErrNoMerger, or a *MergeError, if there are operands that cannot be folded. After an
-// error Restore refuses what was written.
+// ErrNoMerger, or a *MergeError, if there are operands that cannot be folded. A store that
+// answers writes with ErrFailed has to be opened again, read-only if nothing else works.
+// After an error Restore refuses what was written.
 func (d *DB) Backup(ctx context.Context, w io.Writer) (written int64, err error) {
 	report, err := d.BackupWith(ctx, w, BackupOptions{})
 	return report.Written, err
@@ -126,7 +127,13 @@ func (b *backup) run(since BackupPoint) error {
 	if err != nil {
 		return err
 	}
-	return b.w.end(b.report.Rows, b.report.Bytes)
+	if err := b.w.end(b.report.Rows, b.report.Bytes); err != nil {
+		return err
+	}
+	if b.progress != nil {
+		b.progress(b.report.Rows, b.report.Bytes)
+	}
+	return nil
 }
 
 // changed writes the ranges in which something has changed.

@@ -170,6 +170,38 @@ func TestIncrementalBackupIsSmall(t *testing.T) {
 	require.Less(t, none.Rows, int64(100), "the leaf of the write that seals a backup, at most")
 }
 
+// What is written after a crash is in the next incremental backup. Opening a read snapshot
+// ticks the clock and writes nothing, so after a crash the clock would go on below the
+// moment of the backup, were it not for the write that seals it.
+func TestBackupAcrossCrash(t *testing.T) {
+	mem := vfs.NewMem()
+	open := func() *db.DB {
+		o := db.Options{Logger: quiet().Logger}
+		d, err := db.Open("store", o.Tiny().On(mem))
+		require.NoError(t, err)
+		return d
+	}
+	d := open()
+	require.NoError(t, d.Set([]byte("a"), []byte("1")))
+	for range 10 {
+		require.NoError(t, d.Snapshot().Close())
+	}
+	var full, incremental bytes.Buffer
+	report, err := d.BackupWith(context.Background(), &full, db.BackupOptions{})
+	require.NoError(t, err)
+	left := mem.CrashClone(1)
+	require.NoError(t, d.Close())
+	mem = left
+	d = open()
+	defer d.Close()
+	require.NoError(t, d.Set([]byte("a"), []byte("2")))
+	_, err = d.BackupWith(context.Background(), &incremental, db.BackupOptions{Since: report.Point})
+	require.NoError(t, err)
+	r := restored(t, nil, full.Bytes(), incremental.Bytes())
+	require.Equal(t, map[string]string{"a": "2"}, contentOf(t, r))
+	require.NoError(t, r.Close())
+}
+
 // A backup that is made while writers write has of each a prefix of its writes: all that
 // were acknowledged when it began, and none that began after it had ended.
 func TestBackupWhileWriting(t *testing.T) {
@@ -373,6 +405,14 @@ func TestBackupErrors(t *testing.T) {
 	n, err := d.Backup(ctx, &w)
 	require.NoError(t, err)
 	require.EqualValues(t, w.Len(), n)
+	seen, bytesSeen := int64(0), int64(0)
+	_, err = d.BackupWith(ctx, io.Discard, db.BackupOptions{Progress: func(rows, bytes int64) {
+		require.GreaterOrEqual(t, rows, seen)
+		require.GreaterOrEqual(t, bytes, bytesSeen)
+		seen, bytesSeen = rows, bytes
+	}})
+	require.NoError(t, err)
+	require.EqualValues(t, 100, seen)
 	for _, left := range []int{0, 100, 300_000} {
 		n, err := d.Backup(ctx, &failing{left})
 		require.ErrorIs(t, err, errFailing)

@@ -57,7 +57,9 @@ func RestoreWith(ctx context.Context, dir string, r io.Reader, o RestoreOptions)
 	if dir == "" {
 		return fmt.Errorf("%w: the path is empty", ErrNotStore)
 	}
-	dir = filepath.Clean(dir)
+	if dir, err = filepath.Abs(dir); err != nil {
+		return fmt.Errorf("db: restore: %w", err)
+	}
 	if err := vacant(dir); err != nil {
 		return err
 	}
