@@ -132,7 +132,7 @@ func (c *Cache) cleanOnce() bool {
 		c.startSnapshotForSpace()
 		done = c.snapshotEnded(true)
 	}
-	c.space.stuck.Store(!done && s.total > start)
+	c.space.stuck.Store(!done && used > start)
 	if !done {
 		c.space.pace.Store(0)
 	}

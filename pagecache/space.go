@@ -261,7 +261,8 @@ func (c *Cache) setPace(s space) {
 	// up before each of them, and while it is written. It may fill the last part below
 	// the goal.
 	soon := s.slack / snapshotShare
-	x := float64(s.total-min(s.waiting, soon)-(s.goal-soon))/unit + 1
+	// Nor do files that wait to be reused: what is written next goes into them.
+	x := float64(s.total-s.idle-min(s.waiting, soon)-(s.goal-soon))/unit + 1
 	if x <= 0 || c.space.stuck.Load() {
 		c.space.pace.Store(0)
 		return
