@@ -14,9 +14,9 @@ powerloss: ; f=$$(mktemp); PULK_SUMMARY=$$f PULK_SEED=$(SEED) $(GO) test -count=
 # That for HOURS hours, with new seeds all the time; it ends at the first loss.
 soak-crash: ; end=$$(( $$(date +%s) + $(HOURS) * 3600 )); f=$$(mktemp); s=0; while [ $$s = 0 ] && [ $$(date +%s) -lt $$end ]; do PULK_CRASH=5 PULK_SUMMARY=$$f $(GO) test -count=1 -timeout 2h -run '^(TestPowerLoss|TestEveryFault)$$' ./log ./snapshot ./pagecache ./tree . || s=1; sh .ci/crashes $$f; done; rm -f $$f; exit $$s
 # Processes that write, with transactions, read snapshots and cleaning, ended by kill -9
-# every few seconds for HOURS hours, one kind after the other or at once: all that was acknowledged is there, Verify finds
-# nothing, and space stays within its bounds.
-soak-kill: ; f=$$(mktemp); PULK_SOAK=$(HOURS)h PULK_SUMMARY=$$f $(GO) test -count=1 -v -parallel 8 -timeout $$(( $(HOURS) * 120 + 30 ))m -run '^(TestKill|TestBankKill|TestSoakKill)$$' .; s=$$?; sh .ci/crashes $$f; rm -f $$f; exit $$s
+# every few seconds, three kinds of them for HOURS hours each: all that was acknowledged
+# is there, Verify finds nothing, and space stays within its bounds.
+soak-kill: ; f=$$(mktemp); PULK_SOAK=$(HOURS)h PULK_SUMMARY=$$f $(GO) test -count=1 -v -parallel 8 -timeout $$(( $(HOURS) * 180 + 60 ))m -run '^(TestKill|TestBankKill|TestSoakKill)$$' .; s=$$?; sh .ci/crashes $$f; rm -f $$f; exit $$s
 # Writes the lists of file operations in testdata anew: review the diff.
 golden: ; $(GO) test -count=1 -run '^TestFileOperations$$' ./log ./pagecache -update
 # The bugs that are planted, and after how much each was found.

@@ -121,8 +121,8 @@ func (c *chunk) idlePages() (n int) {
 	return n
 }
 
-// nextLazy returns the next run of pages from page first on that are free, whose memory the
-// system does not have, and that are whole pages of the system, which have unit pages each.
+// nextLazy returns the next run of pages from page first on that are free, not idle all,
+// and that are whole pages of the system, which have unit pages each.
 func (c *chunk) nextLazy(first, unit int) (from, n int) {
 	lazy := func(page int) bool {
 		idle := true

@@ -24,7 +24,7 @@ const (
 type class struct {
 	size    uint32 // bytes of one object
 	objects uint32 // in one span
-	pages   uint32 // of one span; fewer where there is no run of so many: see newSpan
+	pages   uint32 // of one span; fewer where there is no run of so many: see takeSpanLocked
 	inverse uint64 // 2^40/size, rounded up: off*inverse>>40 is off/size
 }
 

@@ -23,7 +23,9 @@
 // and a span holds up to 64 objects of one size class and one atomic word that
 // says which are free. Alloc takes a bit of a span's word, Free gives it back:
 // nothing is stored in freed memory, and no lock is taken. Only fetching a span
-// takes the arena's mutex. An object above the largest class is a span of its
+// takes the arena's mutex. Where no run is long enough for a whole span, a span is
+// shorter and holds fewer objects. What lies free between spans can be given back to
+// the system and stays in place (ReleaseFree, on linux). An object above the largest class is a span of its
 // own, or a run of chunks of its own.
 //
 // On linux and darwin chunks are anonymous mappings of 16 MiB (on linux with
