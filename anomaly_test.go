@@ -140,6 +140,13 @@ func TestNoConflict(t *testing.T) {
 		{"seek, the gap", func(tx *db.Tx) { tx.Scan(nil, nil).SeekGE([]byte("bb")) }, "set bbb=1", true},
 		{"seek back, the gap", func(tx *db.Tx) { tx.Scan(nil, nil).SeekLT([]byte("cc")) }, "set ca=1", true},
 		{"seek back, behind it", func(tx *db.Tx) { tx.Scan(nil, nil).SeekLT([]byte("cc")) }, "set cc=1", false},
+		// Below the row with the empty key the read had an open end.
+		{"backwards, the empty key", func(tx *db.Tx) {
+			tx.Set([]byte{}, nil)
+			it := tx.Scan(nil, []byte("a"))
+			it.Prev()
+			it.Prev()
+		}, "set b=1", false},
 		{"turned round", func(tx *db.Tx) { it := tx.Scan(nil, nil); it.SeekGE([]byte("c")); it.Prev() }, "set bb=1", true},
 		{"empty range", func(tx *db.Tx) { rows(tx.Scan([]byte("b"), []byte("b"))) }, "set b=1", false},
 		{"own row in the scan", func(tx *db.Tx) { tx.Set([]byte("b"), nil); rows(tx.Scan(nil, nil)) }, "set b=1", true},

@@ -25,7 +25,7 @@ type overlay struct {
 
 	stand  stand
 	up     bool
-	key    []byte // of the row
+	key    []byte // of the row; never nil, which would be an open end
 	value  []byte // unless it is base's
 	isBase bool   // the row is base's, untouched
 	end    []byte // buffer for the end of a read
@@ -51,6 +51,7 @@ func newOverlay(tx *Tx, lo, hi []byte) *overlay {
 		writes: tx.writes.clone(),
 		lo:     bytes.Clone(lo),
 		hi:     bytes.Clone(hi),
+		key:    []byte{},
 	}
 }
 

@@ -112,7 +112,7 @@ func (t *Tree) planJoin(pid PID) (*join, error) {
 	}
 	limit := t.options.shareOf(joinedShare)
 	from, to, size := at, at+1, t.roughBytes(pid)
-	for to-from < joinMax {
+	for to-from < min(joinMax, len(children)) {
 		right, left := limit, limit // of what does not exist
 		if to < len(children) {
 			right = t.roughBytes(children[to].pid) - headerBytes

@@ -2,6 +2,7 @@ package tree
 
 import (
 	"fmt"
+	"slices"
 
 	"github.com/pulkdb/db/internal/paths"
 	"github.com/pulkdb/db/pagecache"
@@ -155,14 +156,17 @@ func (t *Tree) overfull(pid PID) bool {
 
 // mergedBytes estimates what a view amounts to: a change of a key that the base
 // has takes its place. Without it every look after a page that is overwritten
-// would merge it twice, once to see that there is nothing to split.
+// would merge it twice, once to see that there is nothing to split. Several changes
+// of a key replace its entry once.
 func mergedBytes(v pagecache.View) int {
 	size := v.Size()
+	var replaced [32]int // entries of the base, by the newest part of a longer chain
+	count := 0
 	n, err := asNode(v.Base())
 	if err != nil || !n.isLeaf() {
 		return size
 	}
-	for d := v.Newest(); d.Valid(); d = d.Older() {
+	for d := v.Newest(); d.Valid() && count < len(replaced); d = d.Older() {
 		c, err := asDelta(d.Data())
 		if err != nil || c[0] != kindLeafOne {
 			continue
@@ -171,7 +175,9 @@ func mergedBytes(v pagecache.View) int {
 		if !ok {
 			continue
 		}
-		if i, equal := n.search(change.key); equal {
+		if i, equal := n.search(change.key); equal && !slices.Contains(replaced[:count], i) {
+			replaced[count] = i
+			count++
 			size -= n.offset(i+1) - n.offset(i)
 		}
 	}

@@ -11,6 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"pgregory.net/rapid"
 
+	"github.com/pulkdb/db/internal/epoch"
 	"github.com/pulkdb/db/internal/invariant"
 	"github.com/pulkdb/db/internal/vfs"
 	"github.com/pulkdb/db/pagecache"
@@ -184,6 +185,35 @@ func TestManyVersions(t *testing.T) {
 	n, err := tr.merged(leafOfKey(t, tr, "key"))
 	require.NoError(t, err)
 	require.False(t, n.versioned(), "%v", n)
+}
+
+// What a leaf amounts to is never taken for less than it is. Each change of a row took
+// the row's bytes off once more, until the sum was negative and a join went on beyond
+// the last leaf.
+func TestMergedBytes(t *testing.T) {
+	o := tiny()
+	o.MaxNodeBytes, o.ChunkBytes, o.Cache.MergeDeltas = 4096, 1024, 8
+	tr := openTree(t, o)
+	for range 8 {
+		require.NoError(t, tr.Set([]byte("a"), make([]byte, 900)))
+	}
+	pid, deltas := leafOfKey(t, tr, "a"), 0
+	for i := range 20 {
+		require.NoError(t, tr.Set([]byte("a"), []byte("short")))
+		pinned(tr, func(g epoch.Guard) {
+			v, err := tr.cache.Peek(g, pid)
+			require.NoError(t, err)
+			m := newMerger()
+			defer m.release()
+			n, err := m.mergeView(v, folder{})
+			require.NoError(t, err)
+			require.GreaterOrEqual(t, mergedBytes(v), len(n), "change %d", i)
+			deltas = max(deltas, v.Deltas())
+		})
+		_, err := tr.tryJoin(pid)
+		require.NoError(t, err)
+	}
+	require.Greater(t, deltas, 4)
 }
 
 func leafOfKey(t *testing.T, tr *Tree, key string) PID {
