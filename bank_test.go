@@ -1,11 +1,9 @@
 package db_test
 
 import (
-	"bufio"
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"io"
 	"math/rand/v2"
 	"os"
 	"sync"
@@ -399,7 +397,8 @@ func TestBankKill(t *testing.T) {
 			goesOn, life := killing(200 * time.Millisecond)
 			n := 0
 			for ; goesOn() || n < kills; n++ {
-				killBank(t, dir, options, life, &acknowledged)
+				killChild(t, opened, rand.N(life), func(w, n int) { acknowledged[w] = max(acknowledged[w], uint64(n)) },
+					"bank", dir, options)
 				opts := killOptionsOf(options)
 				opts.ReadOnly = n%2 == 0
 				d, err := db.Open(dir, opts)
@@ -434,27 +433,4 @@ func TestBankKill(t *testing.T) {
 func killOptionsOf(options string) *db.Options {
 	size, durability := options[:len(options)-5], options[len(options)-4:]
 	return killOptions(size, durability)
-}
-
-// killBank runs a child, kills it some time after it has opened the store, and
-// takes in what it acknowledged.
-func killBank(t *testing.T, dir, options string, life time.Duration, acknowledged *[bankTellers]uint64) {
-	cmd := child(t, "bank", dir, options)
-	out, err := cmd.StdoutPipe()
-	require.NoError(t, err)
-	require.NoError(t, cmd.Start())
-	for reports := bufio.NewReader(out); ; {
-		var p [8]byte
-		if _, err := io.ReadFull(reports, p[:]); err != nil {
-			break
-		}
-		w, n := int(binary.LittleEndian.Uint32(p[:])), binary.LittleEndian.Uint32(p[4:])
-		if w == opened {
-			timer := time.AfterFunc(rand.N(life), func() { cmd.Process.Kill() })
-			defer timer.Stop()
-			continue
-		}
-		acknowledged[w] = max(acknowledged[w], uint64(n))
-	}
-	require.ErrorContains(t, cmd.Wait(), "killed", "the child ended by itself")
 }

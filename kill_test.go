@@ -303,46 +303,55 @@ type killed struct {
 	state        [killWriters]map[string]string
 }
 
+// killChild runs a child and kills it delay after its report at, which is opening or
+// opened. What it reports of its writers goes to note. openTime is how long it took to
+// open the store, 0 if it was killed before.
+func killChild(t *testing.T, at int, delay time.Duration, note func(w, n int), args ...string) (openTime time.Duration) {
+	cmd := child(t, args...)
+	out, err := cmd.StdoutPipe()
+	require.NoError(t, err)
+	require.NoError(t, cmd.Start())
+	begun := time.Now()
+	for reports := bufio.NewReader(out); ; {
+		var p [8]byte
+		if _, err := io.ReadFull(reports, p[:]); err != nil {
+			break
+		}
+		w, n := int(binary.LittleEndian.Uint32(p[:])), int(binary.LittleEndian.Uint32(p[4:]))
+		if w == at {
+			timer := time.AfterFunc(delay, func() { cmd.Process.Kill() })
+			defer timer.Stop()
+		}
+		switch w {
+		case opening:
+			begun = time.Now()
+		case opened:
+			openTime = time.Since(begun)
+		default:
+			note(w, n)
+		}
+	}
+	require.ErrorContains(t, cmd.Wait(), "killed", "the child ended by itself")
+	return openTime
+}
+
 // kill runs a child, kills it, and notes what it had acknowledged.
 func (k *killed) kill(t *testing.T) {
 	args := []string{"write", k.dir, k.options}
 	for _, n := range k.done {
 		args = append(args, strconv.Itoa(n+1))
 	}
-	cmd := child(t, args...)
-	out, err := cmd.StdoutPipe()
-	require.NoError(t, err)
-	require.NoError(t, cmd.Start())
 	k.kills++
-	reports := bufio.NewReader(out)
-	isOpen, begun := false, time.Time{}
-	for timer := (*time.Timer)(nil); ; {
-		var p [8]byte
-		if _, err := io.ReadFull(reports, p[:]); err != nil {
-			break
-		}
-		w, n := int(binary.LittleEndian.Uint32(p[:])), int(binary.LittleEndian.Uint32(p[4:]))
-		switch w {
-		case opening:
-			begun = time.Now()
-			delay := rand.N(k.life)
-			if k.kills%3 == 0 {
-				delay = rand.N(k.openTime + time.Microsecond)
-			}
-			timer = time.AfterFunc(delay, func() { cmd.Process.Kill() })
-			defer timer.Stop()
-		case opened:
-			isOpen = true
-			k.openTime = time.Since(begun)
-		default:
-			k.acknowledged[w] = n
-		}
+	delay := rand.N(k.life)
+	if k.kills%3 == 0 {
+		delay = rand.N(k.openTime + time.Microsecond)
 	}
-	err = cmd.Wait()
-	require.ErrorContains(t, err, "killed", "the child ended by itself")
-	if !isOpen {
+	openTime := killChild(t, opening, delay, func(w, n int) { k.acknowledged[w] = n }, args...)
+	if openTime == 0 {
 		k.duringOpen++
+		return
 	}
+	k.openTime = openTime
 }
 
 // check opens the store, half of the times read-only, so that the next child

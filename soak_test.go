@@ -1,13 +1,10 @@
 package db_test
 
 import (
-	"bufio"
 	"bytes"
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
-	"io"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -233,40 +230,23 @@ func (s *soak) kill(t *testing.T) {
 	for _, w := range s.writers {
 		args = append(args, strconv.Itoa(w.done+1))
 	}
-	cmd := child(t, args...)
-	out, err := cmd.StdoutPipe()
-	require.NoError(t, err)
-	require.NoError(t, cmd.Start())
 	s.kills++
-	isOpen, begun := false, time.Now()
-	for reports := bufio.NewReader(out); ; {
-		var p [8]byte
-		if _, err := io.ReadFull(reports, p[:]); err != nil {
-			break
-		}
-		w, n := int(binary.LittleEndian.Uint32(p[:])), int(binary.LittleEndian.Uint32(p[4:]))
-		switch {
-		case w == opening:
-			begun = time.Now()
-			delay := rand.N(s.life)
-			if s.kills%soakDelayOpen == 0 {
-				delay = rand.N(s.openTime + time.Microsecond)
-			}
-			timer := time.AfterFunc(delay, func() { cmd.Process.Kill() })
-			defer timer.Stop()
-		case w == opened:
-			isOpen, s.founded = true, true
-			s.openTime = time.Since(begun)
-		case w >= soakReport:
+	delay := rand.N(s.life)
+	if s.kills%soakDelayOpen == 0 {
+		delay = rand.N(s.openTime + time.Microsecond)
+	}
+	openTime := killChild(t, opening, delay, func(w, n int) {
+		if w >= soakReport {
 			s.transfers[w-soakReport] = max(s.transfers[w-soakReport], uint64(n))
-		default:
+		} else {
 			s.writers[w].acknowledged = n
 		}
-	}
-	require.ErrorContains(t, cmd.Wait(), "killed", "the child ended by itself")
-	if !isOpen {
+	}, args...)
+	if openTime == 0 {
 		s.duringOpen++
+		return
 	}
+	s.founded, s.openTime = true, openTime
 }
 
 // check compares what the kill left with what is known. Half of the times it opens the
