@@ -80,6 +80,13 @@ var (
 
 	// SalvageReportNothing: what is lost is not reported.
 	SalvageReportNothing Switch
+
+	// BackupUnsealed: after a crash, stamps may go on below the moment of a backup.
+	BackupUnsealed Switch
+
+	// BackupMissEvicted: an incremental backup takes a leaf that is not in memory for
+	// unchanged.
+	BackupMissEvicted Switch
 )
 
 // On reports whether the switch is on. It costs nothing outside debug builds.
