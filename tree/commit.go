@@ -123,7 +123,7 @@ type scoutedLeaf struct {
 	start   []byte // the key for which it was visited
 	pid     PID
 	version uint64
-	hi      []byte
+	hi      []byte // nil if last, not empty
 	last    bool
 	valid   bool // its share of the reads is
 }
@@ -133,6 +133,7 @@ type writtenLeaf struct {
 	pid    PID
 	absent bool
 	erased bool // much of it
+	filled bool // ops wrote to it
 }
 
 // commitTriesMax bounds how often a commit starts again. Each time a leaf was both
@@ -205,7 +206,9 @@ func (c *commit) see(key []byte, x cursor) (leaf scoutedLeaf, s share, absent, m
 	}
 	leaf = scoutedLeaf{start: key, pid: p.view.PID(), version: p.view.Version()}
 	if p.absent == 0 {
-		leaf.hi, leaf.last = c.keep(append(c.room(len(p.node.hi())), p.node.hi()...)), p.node.isLast()
+		if leaf.last = p.node.isLast(); !leaf.last {
+			leaf.hi = c.keep(append(c.room(len(p.node.hi())), p.node.hi()...))
+		}
 	} else {
 		if halfDoneHook != nil || !c.t.routed(g, &p) {
 			return leaf, s, p.absent, 0, nil
@@ -451,7 +454,7 @@ func (c *commit) append(u *pagecache.Update, o *ownedLeaf, fromFence bool) {
 	if !o.share.writes() {
 		return
 	}
-	w := writtenLeaf{pid: o.view.PID(), absent: o.node == nil}
+	w := writtenLeaf{pid: o.view.PID(), absent: o.node == nil, filled: len(o.share.ops) > 0}
 	for i, r := range o.share.erase {
 		erased, much := c.appendErase(u, o, r, fromFence && i == 0)
 		if erased {
@@ -490,12 +493,12 @@ func (c *commit) appendOps(u *pagecache.Update, v pagecache.View, from, to int) 
 		size := runHeaderBytes
 		c.changes = c.changes[:0]
 		for ; from < to; from++ {
-			c.appendLongMerge(u, v, from)
 			x := c.change(from)
 			size += 4 + changeBytes(x.key, x.value)
 			if len(c.changes) > 0 && size > limit {
 				break
 			}
+			c.appendLongMerge(u, v, from) // once: an op that does not fit comes again
 			c.changes = append(c.changes, x)
 		}
 		hint := uint16(0)
@@ -570,12 +573,14 @@ func (c *commit) tend() {
 	oldest, _ := t.cache.OldestMoment()
 	now := erased <= tendErasedMax && !absent && oldest >= t.cache.Clock()
 	for _, w := range c.written {
-		switch {
-		case w.erased && now:
+		if w.erased && now {
 			t.shrink(w.pid)
-		case !w.erased && w.absent:
+		}
+		switch {
+		case w.erased && !w.filled:
+		case w.absent:
 			t.tendUnread(w.pid)
-		case !w.erased:
+		default: // what was erased may be too large by what came instead
 			t.tendIfDue(w.pid)
 		}
 	}

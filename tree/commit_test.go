@@ -15,6 +15,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/pulkdb/db/internal/epoch"
 	"github.com/pulkdb/db/internal/invariant"
 	"github.com/pulkdb/db/internal/vfs"
 )
@@ -409,6 +410,62 @@ func TestCommitKeepsWhatItValidated(t *testing.T) {
 		require.False(t, armed.Load())
 		yieldHook = nil
 	}
+}
+
+// A range deletion that ends within the last leaf leaves what is behind it, also if the
+// leaf is evicted between the look at it and the write. Its missing high fence became an
+// empty key there, which lies below every bound, so that all up to the fence was erased.
+func TestEraseInLastLeafEvicted(t *testing.T) {
+	armed := false
+	var tr *Tree
+	resident := func(key string) (is bool) {
+		pinned(tr, func(g epoch.Guard) {
+			p, err := tr.descend(g, 0, &seek{key: []byte(key)}, 0)
+			require.NoError(t, err)
+			is = p.absent == 0
+		})
+		return is
+	}
+	yieldHook = func(p yieldPoint) {
+		if p != yieldCommitScouted || !armed {
+			return
+		}
+		armed = false
+		for i := 0; resident("y9"); i++ {
+			require.Less(t, i, 100000)
+			set(t, tr, fmt.Sprintf("b%05d", i), "fills the cache, so that others are evicted")
+		}
+	}
+	defer func() { yieldHook = nil }()
+	tr = openTree(t, tinyOnDisk(vfs.NewMem()))
+	for i := range 100 {
+		set(t, tr, fmt.Sprintf("x%03d", i), "in leaves before")
+	}
+	for i := range 10 {
+		set(t, tr, fmt.Sprintf("y%d", i), "1")
+	}
+	_, found := get(t, tr, "y9")
+	require.True(t, found)
+	require.True(t, resident("y9"))
+	armed = true
+	require.NoError(t, tr.DeleteRange([]byte("x"), []byte("y7")))
+	require.False(t, armed)
+	require.Equal(t, []string{"y7=1", "y8=1", "y9=1"}, rows(t, tr.Scan([]byte("x"), nil)))
+}
+
+// A commit that empties a leaf and fills it again has it split. It was taken for one that
+// makes the leaf small, and left a leaf of any size, which fits no record of the log.
+func TestEraseAndFill(t *testing.T) {
+	tr := openTree(t, tiny())
+	set(t, tr, "0000", "before")
+	w := &Writes{Erase: []Range{{}}}
+	for i := range 100 {
+		w.Ops = append(w.Ops, Op{Key: fmt.Appendf(nil, "%04d", i), Value: []byte("after")})
+	}
+	require.NoError(t, tr.Commit(w, nil))
+	require.Greater(t, pages(tr), uint64(10))
+	require.NoError(t, tr.Check())
+	require.Len(t, rows(t, tr.Scan(nil, nil)), len(w.Ops))
 }
 
 // sameRows fails with the first difference.

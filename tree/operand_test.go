@@ -156,6 +156,22 @@ func TestMergeCounters(t *testing.T) {
 	require.NoError(t, tr.Check())
 }
 
+// Operands of a commit that need several deltas are put on the key once, whatever else
+// the commit writes. All but the last delta of them were appended twice if the last did
+// not fit the delta of the key before.
+func TestLongMergeBehindOthers(t *testing.T) {
+	tr := openMerging(t, tiny(), appendMerger)
+	op := Op{Key: []byte("b"), Kind: OpMerge}
+	var want string
+	for _, c := range "abcd" {
+		x := strings.Repeat(string(c), tr.operandMax()/2)
+		op.Operands, want = append(op.Operands, []byte(x)), want+x
+	}
+	require.NoError(t, tr.Apply([]Op{{Key: []byte("a"), Value: []byte("1")}, op}))
+	got, _ := get(t, tr, "b")
+	require.True(t, got == want, "%d bytes, want %d", len(got), len(want))
+}
+
 // Operands on a value that lives in pages of its own, or amount to one, are folded
 // by a write, so they do not pile up.
 func TestMergeSettles(t *testing.T) {
