@@ -342,11 +342,11 @@ func (p *salvagedPage) state() []salvagedUpdate {
 	return updates
 }
 
-// A SalvagedFragment is a fragment of a page. AfterGap: updates before it are
+// A SalvagedFragment is a fragment of a page. Gap: updates right before it are
 // missing.
 type SalvagedFragment struct {
 	Fragment
-	AfterGap bool
+	Gap bool
 }
 
 // Read returns the page's fragments, oldest first; the caller owns them. The first
@@ -358,13 +358,12 @@ func (s *Salvager) Read(pid PID) ([]SalvagedFragment, error) {
 	}
 	updates := p.state()
 	fragments := make([]SalvagedFragment, 0, len(updates))
-	gap := len(updates) > 0 && !updates[0].isBase()
 	for i := range updates {
 		data, err := s.read(pid, &updates[i])
 		if err != nil {
 			return nil, err
 		}
-		gap = gap || i > 0 && updates[i].version != updates[i-1].version+1
+		gap := i == 0 && !updates[0].isBase() || i > 0 && updates[i].version != updates[i-1].version+1
 		fragments = append(fragments, SalvagedFragment{Fragment{Data: data, Stamp: uint64(i)}, gap})
 	}
 	return fragments, nil

@@ -246,43 +246,6 @@ func mergeVisible(base node, deltas []pagecache.Fragment, whole bool) (node, boo
 	return node(out), whole, err
 }
 
-// usable returns the deltas that can be merged into the base. Behind a gap that is
-// no operand, since what it would be folded onto may not be what it was made for,
-// and no erasure up to a fence, which may have been another; and no key that the
-// base is not for.
-func usable(base node, fragments []pagecache.SalvagedFragment) (deltas []pagecache.Fragment, whole bool) {
-	whole = true
-	for _, f := range fragments {
-		d := delta(f.Data)
-		if d.validate() != nil || d.isInner() {
-			whole = false
-			continue
-		}
-		if d.isErase() {
-			if e, _ := decodeErase(d); f.AfterGap && (e.loOpen || e.hiOpen) {
-				whole = false
-				continue
-			}
-			deltas = append(deltas, f.Fragment)
-			continue
-		}
-		var kept []change
-		for i := range d.count() {
-			if c, _ := d.at(i); base.contains(c.key) && !(f.AfterGap && c.flags&entryOperand != 0) {
-				kept = append(kept, c)
-			}
-		}
-		if len(kept) < d.count() {
-			whole = false
-			f.Data = appendRun(nil, kindLeafRun, kept)
-		}
-		if len(kept) > 0 {
-			deltas = append(deltas, f.Fragment)
-		}
-	}
-	return deltas, whole
-}
-
 // bringOutDeltas hands over what the deltas of a leaf without a base say of keys
 // that no leaf is for.
 func (s *Salvage) bringOutDeltas(page pagecache.SalvagedPage) error {
@@ -399,6 +362,9 @@ func (s *Salvage) bringOutFolded(n node, key []byte, i, end int) error {
 		break
 	}
 	slices.Reverse(lists)
+	if testhooks.SalvageFoldTwice.On() {
+		lists = append(lists, lists...)
+	}
 	value, _, err := folder{merger: s.merger}.fold(key, base, bytes.Join(lists, nil))
 	if err != nil {
 		return s.lostValue(key, err)

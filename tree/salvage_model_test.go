@@ -7,13 +7,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"maps"
 	"math/rand/v2"
 	"os"
 	"path"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -25,210 +23,6 @@ import (
 	"github.com/pulkdb/db/log"
 	"github.com/pulkdb/db/snapshot"
 )
-
-// A wreck is a store that was closed, and all that is known of it while it is whole:
-// each update in its log, byte by byte, and each page as the page-table snapshot has
-// it. From that follows what a Salvage of it must bring out and report, key by key,
-// once some bytes are others: see expected.
-type wreck struct {
-	files   map[string][]byte
-	state   crashtest.State
-	updates []wreckUpdate // by LSN
-	slots   map[PID]snapshot.Slot
-	needed  map[string]bool // segments, by the page-table snapshot
-	segment uint64          // bytes
-}
-
-type wreckUpdate struct {
-	log.Salvaged        // with its payload
-	record       int    // which one it is in: those of one record lie one behind the other
-	file         string // where
-	offset       int64
-}
-
-const wreckKeys = 120
-
-// newWreck returns a store after random writes, splits and joins.
-func newWreck(rng *rand.Rand) (x *wreck, err error) {
-	fs := vfs.NewMem()
-	o := tinyOnDisk(fs)
-	o.Cache.SegmentBytes, o.Cache.BufferBytes, o.Cache.SnapshotBytes = 8<<10, 1<<10, 6<<10
-	x = &wreck{files: map[string][]byte{}, state: crashtest.State{}, slots: map[PID]snapshot.Slot{}, needed: map[string]bool{}, segment: 8 << 10}
-	for range 1 + rng.IntN(3) {
-		tr, err := Open(o)
-		if err != nil {
-			return nil, err
-		}
-		for range 30 + rng.IntN(170) {
-			w := x.someWrites(rng)
-			if err = tr.Commit(&w, nil); err != nil {
-				break
-			}
-		}
-		if err = errors.Join(err, tr.Close()); err != nil {
-			return nil, err
-		}
-	}
-	names, err := fs.ReadDir("store")
-	if err != nil {
-		return nil, err
-	}
-	for _, name := range names {
-		file, err := fs.OpenFile(path.Join("store", name), os.O_RDONLY, 0)
-		if err != nil {
-			return nil, err
-		}
-		size, err := file.Size()
-		data := make([]byte, size)
-		if _, rerr := file.ReadAt(data, 0); size > 0 {
-			err = errors.Join(err, rerr)
-		}
-		if err = errors.Join(err, file.Close()); err != nil {
-			return nil, err
-		}
-		x.files[name] = data
-	}
-	return x, x.lookAt(fs)
-}
-
-// someWrites are one to twelve, or a row of deletions, which leads to joins.
-func (x *wreck) someWrites(rng *rand.Rand) (w Writes) {
-	n, at, row := 1, rng.IntN(wreckKeys), false
-	switch rng.IntN(8) {
-	case 0:
-		n = 1 + rng.IntN(12)
-	case 1:
-		n, row = min(1+rng.IntN(25), wreckKeys-at), true
-	}
-	ops := map[string]Op{}
-	for i := range n {
-		k := fmt.Sprintf("%03d", rng.IntN(wreckKeys))
-		if row {
-			k = fmt.Sprintf("%03d", at+i)
-		}
-		if row || rng.IntN(6) == 0 {
-			ops[k] = Op{Key: []byte(k), Kind: OpDelete}
-			continue
-		}
-		size := rng.IntN(50)
-		if rng.IntN(10) == 0 {
-			size = 150 + rng.IntN(400) // in pages of its own
-		}
-		ops[k] = Op{Key: []byte(k), Kind: OpSet, Value: value(fmt.Sprintf("%s@%x", k, rng.Uint32()), size)}
-	}
-	for _, k := range slices.Sorted(maps.Keys(ops)) {
-		op := ops[k]
-		w.Ops = append(w.Ops, op)
-		if op.Kind == OpDelete {
-			delete(x.state, k)
-		} else {
-			x.state[k] = string(op.Value)
-		}
-	}
-	return w
-}
-
-// lookAt takes in all that the whole store says.
-func (x *wreck) lookAt(fs vfs.FS) error {
-	l, err := log.OpenSalvager(fs, "store")
-	if err != nil {
-		return err
-	}
-	defer l.Close()
-	err = l.Scan(func(u log.Salvaged) error {
-		read, _, err := l.Read(u.Position, nil)
-		base := uint64(u.Position.LSN) / x.segment * x.segment
-		u.Payload = bytes.Clone(read.Payload)
-		x.updates = append(x.updates, wreckUpdate{u, 0, fmt.Sprintf("%016x.seg", base), int64(uint64(u.Position.LSN) - base)})
-		return err
-	})
-	if err != nil || len(l.Damage()) > 0 {
-		return errors.Join(err, fmt.Errorf("%d places are damaged", len(l.Damage())))
-	}
-	slices.SortFunc(x.updates, func(a, b wreckUpdate) int { return cmp.Compare(a.Position.LSN, b.Position.LSN) })
-	for i := 1; i < len(x.updates); i++ {
-		u, last := &x.updates[i], &x.updates[i-1]
-		u.record = last.record
-		if last.Position.LSN+log.LSN(last.Position.Size) != u.Position.LSN {
-			u.record++
-		}
-	}
-	var mu sync.Mutex
-	h, found, err := snapshot.Load(fs, "store", l.StoreID(), nil, snapshot.Sink{
-		Seen:   func(snapshot.Header) {},
-		Passed: func(error) {},
-		Accept: func(snapshot.Header, []snapshot.File) error { clear(x.slots); return nil },
-		Slot: func(_ int, s snapshot.Slot) error {
-			mu.Lock()
-			defer mu.Unlock()
-			x.slots[s.PID] = s
-			return nil
-		},
-	})
-	for _, ref := range h.Segments {
-		x.needed[fmt.Sprintf("%016x.seg", uint64(ref.Base))] = true
-	}
-	if err == nil && !found {
-		err = errors.New("no page-table snapshot")
-	}
-	return err
-}
-
-// A wreckage is what is left of a wreck.
-type wreckage struct {
-	*wreck
-	files map[string][]byte
-	what  string
-	left  []bool // by update: all of its bytes are
-	done  crashtest.Damage
-}
-
-// damage changes bytes of updates, and cuts and takes away files, n times. What the
-// page-table snapshot says is left: with it, only those keys may be lost that are.
-func (x *wreck) damage(rng *rand.Rand, n int) *wreckage {
-	y := &wreckage{wreck: x, files: maps.Clone(x.files), left: make([]bool, len(x.updates))}
-	for i := range y.left {
-		y.left[i] = true
-	}
-	for range n {
-		u := x.updates[rng.IntN(len(x.updates))]
-		data := bytes.Clone(y.files[u.file])
-		at := u.offset + rng.Int64N(int64(u.Position.Size))
-		if int64(len(data)) <= at {
-			continue
-		}
-		from, to := at, int64(x.segment)
-		switch kind := rng.IntN(10); {
-		case kind == 0:
-			delete(y.files, u.file)
-			from = 0
-			y.done.Files++
-			y.what += fmt.Sprintf("%s missing; ", u.file)
-		case kind == 1:
-			y.files[u.file] = data[:at]
-			y.done.Cut++
-			y.what += fmt.Sprintf("%s cut at %d; ", u.file, at)
-		case kind == 2 && x.needed[u.file]: // of others nothing might say that they count
-			clear(data[:128])
-			y.files[u.file] = data
-			from, to = 0, 0
-			y.done.Files++
-			y.what += fmt.Sprintf("%s without its header; ", u.file)
-		default:
-			data[at] ^= byte(1 + rng.IntN(255))
-			y.files[u.file] = data
-			to = at + 1
-			y.done.Flipped++
-			y.what += fmt.Sprintf("%s changed at %d; ", u.file, at)
-		}
-		for i, v := range x.updates {
-			if v.file == u.file && v.offset < to && v.offset+int64(v.Position.Size) > from {
-				y.left[i] = false
-			}
-		}
-	}
-	return y
-}
 
 // wreckPage is what is left of a page.
 type wreckPage struct {
@@ -341,23 +135,69 @@ func (y *wreckage) leaves(pages map[PID]*wreckPage) (leaves []wreckLeaf, orphans
 	return leaves, orphans
 }
 
-// find returns the newest that a leaf says of a key.
-func (l *wreckLeaf) find(key []byte) (flags byte, value []byte, found bool) {
-	for _, u := range slices.Backward(l.deltas) {
-		if c, ok, _ := delta(u.Payload).find(key); ok {
-			return c.flags, c.value, true
+// A wreckPile is the newest that is known of a key: operands, and what they lie on.
+type wreckPile struct {
+	known    bool // something is, if only that it is not there
+	absent   bool // there is nothing below the operands
+	indirect bool
+	value    []byte
+	operands [][]byte // oldest first
+}
+
+// wreckAbsent is what is known of a key that is deleted.
+var wreckAbsent = wreckPile{known: true, absent: true}
+
+// put lays on the pile what an entry or a change says.
+func (p *wreckPile) put(flags byte, value []byte) {
+	switch {
+	case flags&entryTombstone != 0:
+		*p = wreckAbsent
+	case flags&entryOperand == 0:
+		*p = wreckPile{known: true, indirect: flags&entryIndirect != 0, value: value}
+	default:
+		for len(value) > 0 {
+			var x []byte
+			x, value, _ = nextOperand(value)
+			p.operands = append(p.operands, x)
 		}
 	}
-	if l.base == nil {
-		return 0, nil, false
-	}
-	for i := range l.node.count() {
-		if bytes.Equal(l.node.appendKey(nil, i), key) {
-			e := l.node.entry(i)
-			return e.flags, e.value, true
+}
+
+// find returns the newest that is sure of what a leaf says of a key. Where updates
+// are missing, the key may have been written, and the leaf have got other fences:
+//
+//   - an operand counts if nothing is missing since the key was written or erased
+//     as a whole;
+//   - an erasure up to a fence counts if nothing is missing since the key was
+//     within the leaf: since a change of it that is there.
+func (l *wreckLeaf) find(key []byte) (p wreckPile) {
+	sure, within, at := false, false, ^uint64(0)
+	if l.base != nil {
+		p, sure, within, at = wreckAbsent, true, true, l.base.Version
+		for i := l.node.count() - 1; i >= 0; i-- {
+			if bytes.Equal(l.node.appendKey(nil, i), key) {
+				e := l.node.entry(i)
+				p.put(e.flags, e.value)
+			}
 		}
 	}
-	return 0, nil, false
+	for _, u := range l.deltas {
+		if u.Version != at+1 {
+			sure, within = false, false
+		}
+		at = u.Version
+		if d := delta(u.Payload); d.isErase() {
+			if e, _ := decodeErase(d); e.covers(key) && (within || !e.loOpen && !e.hiOpen) {
+				p, sure = wreckAbsent, true
+			}
+		} else if c, has, _ := d.find(key); has {
+			within = true
+			if sure = sure || c.flags&entryOperand == 0; sure {
+				p.put(c.flags, c.value)
+			}
+		}
+	}
+	return p
 }
 
 // A wreckAnswer is what must come out of a key.
@@ -376,7 +216,8 @@ type wreckAnswer struct {
 //   - Something of the page is missing: the newest value that is there, reported.
 //   - No page that is left is for it: the newest of what deltas without a base say,
 //     reported.
-//   - A part of a large value is missing: nothing, and the key is reported.
+//   - A part of a large value is missing, or the Merger fails: nothing, and the key
+//     is reported.
 func expected(key []byte, pages map[PID]*wreckPage, leaves, orphans []wreckLeaf) (a wreckAnswer) {
 	var best *wreckLeaf
 	for i := range leaves {
@@ -389,44 +230,55 @@ func expected(key []byte, pages map[PID]*wreckPage, leaves, orphans []wreckLeaf)
 			best = l
 		}
 	}
-	var flags byte
-	var value []byte
-	var found bool
+	var p wreckPile
 	if a.lost = a.pagesForKey != 1 || !best.whole; best != nil {
-		flags, value, found = best.find(key)
+		p = best.find(key)
 	} else {
 		for i := range orphans {
-			if flags, value, found = orphans[i].find(key); found && flags&entryTombstone == 0 {
+			if p = orphans[i].find(key); p.known && (!p.absent || len(p.operands) > 0) {
 				break
 			}
 		}
 	}
-	if !found || flags&entryTombstone != 0 {
+	if !p.known || p.absent && len(p.operands) == 0 {
 		return a
 	}
-	if flags&entryIndirect == 0 {
-		a.value, a.has = string(value), true
-		return a
+	var base []byte
+	ok := true
+	switch {
+	case p.indirect:
+		base, ok = wholeValue(p.value, pages)
+	case !p.absent:
+		base = append([]byte{}, p.value...)
 	}
-	chunks, _ := readChunks(value)
+	if ok {
+		base, ok = foldAsMust(base, p.operands)
+	}
+	a.value, a.has, a.lostValue = string(base), base != nil && ok, !ok
+	return a
+}
+
+// wholeValue puts a large value together, if all of its parts are left.
+func wholeValue(list []byte, pages map[PID]*wreckPage) ([]byte, bool) {
+	value := []byte{}
+	chunks, _ := readChunks(list)
 	for {
 		c, more := chunks.next()
 		if !more {
-			a.has = true
-			return a
+			return value, true
 		}
-		part := ""
+		var part []byte
 		if p := pages[c.pid]; p != nil {
 			for _, u := range p.all {
 				if u.Version == c.version && u.Kind != log.KindAppend && u.Kind != log.KindFree {
-					part = string(u.Payload[chunkHeaderBytes:])
+					part = u.Payload[chunkHeaderBytes:]
 				}
 			}
 		}
-		if part == "" {
-			return wreckAnswer{lost: a.lost, lostValue: true, pagesForKey: a.pagesForKey}
+		if part == nil {
+			return nil, false
 		}
-		a.value += part
+		value = append(value, part...)
 	}
 }
 
@@ -453,7 +305,7 @@ func (y *wreckage) salvage() (*salvaged, error) {
 		}
 	}
 	out := &salvaged{values: crashtest.State{}, lostValues: map[string]bool{}}
-	s, err := OpenSalvage(fs, "store", nil, SalvageTarget{
+	s, err := OpenSalvage(fs, "store", wreckMerger, SalvageTarget{
 		Set: func(key, value []byte) error {
 			if _, twice := out.values[string(key)]; twice {
 				return fmt.Errorf("%q came out twice", key)
@@ -495,11 +347,13 @@ func (y *wreckage) compare(out *salvaged) error {
 			return bytes.Compare(l.Lo, []byte(key)) <= 0 && (l.Hi == nil || bytes.Compare([]byte(key), l.Hi) < 0)
 		})
 		switch truth, is := y.state[key]; {
+		case has && !y.had[key][value]:
+			return fmt.Errorf("%s%q is %.40q, which it never was", y.what, key, value)
 		case value != want.value || has != want.has:
 			return fmt.Errorf("%s%q is %.40q (%v), and %.40q (%v) is left", y.what, key, value, has, want.value, want.has)
 		case lost != want.lost || out.lostValues[key] != want.lostValue:
 			return fmt.Errorf("%s%q is reported as lost: in a range %v, itself %v; and must be: %+v", y.what, key, lost, out.lostValues[key], want)
-		case !lost && !want.lostValue && (value != truth || has != is):
+		case !lost && !want.lostValue && (value != truth || has != is || y.stuck[key]):
 			return fmt.Errorf("%s%q is %.40q (%v), was %.40q (%v), and nothing is reported", y.what, key, value, has, truth, is)
 		}
 		delete(out.values, key)
@@ -599,6 +453,9 @@ func TestPlantedBugs(t *testing.T) {
 		{"lose large values", &testhooks.SalvageLoseLarge},
 		{"report nothing lost", &testhooks.SalvageReportNothing},
 		{"miss every second update of a damaged record", &testhooks.SalvageMissSecond},
+		{"fold operands twice", &testhooks.SalvageFoldTwice},
+		{"fold operands onto what is left behind a gap", &testhooks.SalvageFoldAnyBase},
+		{"forget erased ranges", &testhooks.SalvageForgetErased},
 	} {
 		crashtest.Planted(t, "salvage: "+x.name, x.broken, func(seed int64) (crashtest.Result, error) {
 			n, err := salvageWrecks(seed, 1, 60, x.broken)

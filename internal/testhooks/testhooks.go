@@ -87,6 +87,15 @@ var (
 	// BackupMissEvicted: an incremental backup takes a leaf that is not in memory for
 	// unchanged.
 	BackupMissEvicted Switch
+
+	// SalvageFoldTwice: operands are put on their base twice.
+	SalvageFoldTwice Switch
+
+	// SalvageFoldAnyBase: operands count although updates before them are missing.
+	SalvageFoldAnyBase Switch
+
+	// SalvageForgetErased: erased ranges are left out.
+	SalvageForgetErased Switch
 )
 
 // On reports whether the switch is on. It costs nothing outside debug builds.
