@@ -30,9 +30,10 @@ type Salvager struct {
 	byBase       map[LSN]*salvagedSegment
 
 	damage []Damage
-	ends   Marks // where what can be read ends
-	marks  Marks // below them the streams were durable
-	torn   Marks // where a crash ended the streams; 0: nowhere
+	ends   Marks                   // where what can be read ends
+	marks  Marks                   // below them the streams were durable
+	torn   Marks                   // where a crash ended the streams; 0: nowhere
+	own    [streams]map[uint64]LSN // by incarnation: below them it had made the stream durable
 	open   *salvagedSegment
 	file   vfs.File // of open
 }
@@ -43,9 +44,11 @@ type salvagedSegment struct {
 	segmentHeader
 	headed       bool
 	placed       bool     // its stream is known: from its header, or the next one's
+	found        bool     // there is something in it
 	counts       bool     // what is in it does; settled by CutTorn
 	incarnations []uint64 // of its records: the header's, or all that were met
 	end          LSN      // as the next one's header has it; 0: not known
+	doubt        LSN      // from there on it may have been cut off; 0: nowhere; settled by CutTorn
 }
 
 // A Damage is a place where a log is not as it was written.
@@ -74,6 +77,9 @@ type Salvaged struct {
 // ErrVersion; what the file system answers.
 func OpenSalvager(fsys vfs.FS, dir string) (_ *Salvager, err error) {
 	s := &Salvager{fs: fsys, dir: dir, byBase: map[LSN]*salvagedSegment{}}
+	for i := range s.own {
+		s.own[i] = map[uint64]LSN{}
+	}
 	if s.fs == nil {
 		s.fs = vfs.OS
 	}
@@ -113,44 +119,8 @@ func (s *Salvager) Damage() []Damage { return s.damage }
 // below what it was durable.
 func (s *Salvager) Ends() (ends, marks Marks) { return s.ends, s.marks }
 
-// CutTorn decides, after Scan, what a crash has torn, as Replay would. A stream ends
-// at the first place that cannot be read and that lies above all durable marks, those
-// given among them: what follows in it does not count, and is no damage. Nor does a
-// segment without a header count of which neither its own records nor another
-// segment, nor the caller, says that it was durable; but if there is any of which
-// they do, it was not a crash that took the headers.
-func (s *Salvager) CutTorn(durable Marks, needed map[LSN]bool) {
-	beheaded := false
-	for _, seg := range s.segments {
-		seg.counts = seg.headed || seg.counts || needed[seg.base] || seg.mark > seg.base+headerBytes
-		beheaded = beheaded || seg.counts && !seg.headed
-	}
-	for _, seg := range s.segments {
-		seg.counts = seg.counts || beheaded
-	}
-	for i := range s.marks {
-		s.marks[i] = max(s.marks[i], durable[i])
-	}
-	for _, d := range s.damage {
-		if d.Streams == 1 && d.LSN >= s.marks[d.Stream] && d.LSN > s.byStart(d.LSN) && (s.torn[d.Stream] == 0 || d.LSN < s.torn[d.Stream]) {
-			s.torn[d.Stream] = d.LSN
-			s.ends[d.Stream] = min(s.ends[d.Stream], d.LSN)
-		}
-	}
-	s.damage = slices.DeleteFunc(s.damage, func(d Damage) bool {
-		seg := s.byBase[s.byStart(d.LSN)]
-		return d.Streams == 1 && s.torn[d.Stream] != 0 && d.LSN >= s.torn[d.Stream] || d.File != identityName && seg != nil && !seg.counts
-	})
-}
-
 // byStart is the LSN of the start of the segment that lsn is in.
 func (s *Salvager) byStart(lsn LSN) LSN { return LSN(uint64(lsn) / s.segmentBytes * s.segmentBytes) }
-
-// Counts reports whether what was found at the LSN counts, after CutTorn.
-func (s *Salvager) Counts(lsn LSN) bool {
-	seg := s.byBase[s.byStart(lsn)]
-	return seg != nil && seg.counts && (!seg.placed || s.torn[seg.stream] == 0 || lsn < s.torn[seg.stream])
-}
 
 func (s *Salvager) note(seg *salvagedSegment, name string, off int64, lsn, end LSN, err error) {
 	d := Damage{CorruptError: CorruptError{File: name, Offset: off, LSN: lsn, Err: err}, End: end, Streams: streams}
@@ -270,7 +240,7 @@ func (s *Salvager) chain() {
 		if !seg.headed {
 			continue
 		}
-		s.marks[seg.stream] = max(s.marks[seg.stream], seg.mark)
+		s.raise(seg, seg.incarnation, seg.mark)
 		if prev := s.byBase[seg.prevBase]; prev != nil && seg.prevBase != 0 && seg.prevEnd > seg.prevBase {
 			prev.end, prev.stream, prev.placed, prev.counts = seg.prevEnd, seg.stream, true, true
 		}
@@ -284,7 +254,7 @@ func (s *Salvager) Missing(needed map[LSN]bool, above Marks) (missing []Damage) 
 	told := map[LSN]bool{}
 	for _, seg := range s.segments {
 		base := seg.prevBase
-		if !seg.headed || base == 0 || s.byBase[base] != nil || told[base] || !needed[base] && seg.prevEnd <= above[seg.stream] {
+		if !seg.headed || base == 0 || s.byBase[base] != nil || told[base] || s.isTorn(seg.stream, base) || !needed[base] && seg.prevEnd <= above[seg.stream] {
 			continue
 		}
 		told[base] = true

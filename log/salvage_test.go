@@ -45,7 +45,7 @@ func TestSalvager(t *testing.T) {
 				found[u.Position] = true
 				return nil
 			}))
-			s.CutTorn(Marks{}, nil)
+			s.CutTorn(Marks{}, Marks{}, nil)
 			base, isSegment := parseSegmentName(name)
 			at := base + LSN(off)
 			for p := range want {
@@ -83,6 +83,80 @@ func TestSalvagerCutOff(t *testing.T) {
 	require.NoError(t, l.Close())
 	require.True(t, fs.Corrupt(name, off, 1))
 	require.Equal(t, map[Position]bool{first: true, third: true}, salvageAll(t, fs))
+}
+
+// If the header is lost that says where an earlier recovery cut the log off, what lies
+// above the last mark before is doubtful. It was taken for what counts.
+func TestSalvagerDoubts(t *testing.T) {
+	mem := vfs.NewMem()
+	l, _ := open(t, tiny(mem))
+	first, _ := write(t, l, Fresh, testUpdate(1))
+	require.NoError(t, l.Sync())
+	second, _ := write(t, l, Fresh, testUpdate(2)) // with a mark behind the first
+	require.NoError(t, l.Sync())
+	require.NoError(t, l.lock.Close())
+	fs := mem.CrashClone(0)
+	name := "d/" + segmentName(l.segmentAt(second.LSN).base)
+	off := int64(second.LSN - l.segmentAt(second.LSN).base)
+	require.True(t, fs.Corrupt(name, off, 1))
+	var last [2]Position
+	for i := range last {
+		l, _ = open(t, tiny(fs))
+		last[i], _ = write(t, l, Fresh, testUpdate(3+i))
+		require.NoError(t, l.Close())
+	}
+	require.True(t, fs.Corrupt(name, off, 1))
+	doubtful := func() (doubtful []Position) {
+		s, err := OpenSalvager(fs, "d")
+		require.NoError(t, err)
+		defer s.Close()
+		require.NoError(t, s.Scan(func(u Salvaged) error { return nil }))
+		s.CutTorn(Marks{}, Marks{}, nil)
+		for _, p := range []Position{first, second, last[0], last[1]} {
+			require.True(t, s.Counts(p.LSN) || p == last[0])
+			if s.Doubtful(p.LSN) {
+				doubtful = append(doubtful, p)
+			}
+		}
+		return doubtful
+	}
+	require.Empty(t, doubtful())
+	require.NoError(t, fs.Remove("d/"+segmentName(l.segmentAt(last[0].LSN).base)))
+	require.Equal(t, []Position{second}, doubtful())
+}
+
+// A segment that is missing, of which nothing says that it was durable, ends its
+// stream: a crash took its name. It was reported, and what follows it counted.
+func TestSalvagerUnnamedSegment(t *testing.T) {
+	mem := vfs.NewMem()
+	l, _ := open(t, tiny(mem))
+	var all []Position
+	bases := map[LSN]bool{}
+	for i := 0; len(bases) < 3; i++ {
+		p, _ := write(t, l, Fresh, testUpdate(i))
+		all = append(all, p)
+		bases[l.segmentAt(p.LSN).base] = true
+	}
+	require.NoError(t, l.Sync())
+	require.NoError(t, l.lock.Close())
+	fs := mem.CrashClone(0)
+	begin, middle := l.segmentAt(all[0].LSN).base, LSN(0)
+	for base := range bases {
+		if base != begin && (middle == 0 || base < middle) {
+			middle = base
+		}
+	}
+	require.NoError(t, fs.Remove("d/"+segmentName(middle)))
+	s, err := OpenSalvager(fs, "d")
+	require.NoError(t, err)
+	defer s.Close()
+	require.NoError(t, s.Scan(func(Salvaged) error { return nil }))
+	s.CutTorn(Marks{}, Marks{}, nil)
+	for _, p := range all {
+		require.Equal(t, p.LSN < middle, s.Counts(p.LSN), "%v", p)
+	}
+	require.Empty(t, s.Damage())
+	require.Empty(t, s.Missing(nil, Marks{}))
 }
 
 // Nothing is written, and a writer keeps a Salvager out.

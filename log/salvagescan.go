@@ -120,6 +120,7 @@ func (x *segmentScan) between() (from, to uint64) {
 
 // settle notes which incarnation wrote the segment, of which something was read.
 func (x *segmentScan) settle(incarnation uint64) {
+	x.segment.found = true
 	if len(x.segment.incarnations) > 1 {
 		x.segment.incarnations = []uint64{incarnation}
 		x.s.know(incarnation)
@@ -142,9 +143,7 @@ func (x *segmentScan) at(off int) (int, error) {
 			x.loose = false
 			x.settle(incarnation)
 			x.segment.mark = max(x.segment.mark, h.mark)
-			if x.segment.placed {
-				x.s.marks[x.segment.stream] = max(x.s.marks[x.segment.stream], h.mark)
-			}
+			x.s.raise(x.segment, incarnation, h.mark)
 			return h.size, x.record(off, h, incarnation)
 		}
 	}

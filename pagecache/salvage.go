@@ -24,12 +24,15 @@ import (
 //   - What lies behind the torn end of a stream does not count: the first place that
 //     cannot be read and is above all durable marks, as in a recovery; nor does a
 //     segment without a header that nothing says to have been durable.
-//   - Updates that an earlier recovery cut off do not count. They are those whose
-//     segment's end is stated by the next one's header; and if that is lost, those of
-//     an incarnation after which a later one wrote the same version of the page, or
-//     an older one, anew.
-//   - Updates of a group whose last part was not found do not count, unless a later
-//     version of their page is there.
+//   - Updates that an earlier recovery cut off do not count. They are those behind
+//     the end of their segment, which the next one's header states; and if that is
+//     lost, those that nothing says to have been durable: neither a mark of their
+//     incarnation, nor a page-table snapshot that names them; and those of an
+//     incarnation after which a later one wrote the same version of the page, or an
+//     older one, anew.
+//   - Updates of a group whose last part was not found do not count, unless the same
+//     incarnation wrote a later version of their page, or a page-table snapshot names
+//     them.
 //   - A page is incomplete if a version between its base and its newest update is not
 //     there, or if a page-table snapshot has a newer version than was found.
 //   - A page is free if its newest update, or a page-table snapshot with the same or
@@ -40,6 +43,8 @@ type Salvager struct {
 	pages  map[PID]*salvagedPage
 	slots  map[PID]slotFact
 	buffer []byte
+
+	durable func(log.LSN) bool // while the log is scanned: log.Durable
 
 	damage []log.Damage
 	proven log.Marks // what was in the log before, the slots tell
@@ -65,6 +70,7 @@ type salvagedUpdate struct {
 	last        log.LSN // of its group
 	kind        log.Kind
 	partial     bool
+	listed      bool // the page-table snapshot names it
 }
 
 func (u *salvagedUpdate) isBase() bool {
@@ -73,7 +79,7 @@ func (u *salvagedUpdate) isBase() bool {
 
 // OpenSalvager reads the log in dir from end to end, and the newest page-table
 // snapshot that is readable. It takes some 64 bytes for each update that was found
-// and that is not older than the newest bases of its page. Errors: as of
+// and that is not older than the newest bases of its page that are surely durable. Errors: as of
 // log.OpenSalvager. It must be closed.
 func OpenSalvager(fsys vfs.FS, dir string) (_ *Salvager, err error) {
 	if fsys == nil {
@@ -83,6 +89,7 @@ func OpenSalvager(fsys vfs.FS, dir string) (_ *Salvager, err error) {
 	if s.log, err = log.OpenSalvager(fsys, dir); err != nil {
 		return nil, err
 	}
+	s.durable = s.log.Durable
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, s.log.Close())
@@ -103,11 +110,13 @@ func OpenSalvager(fsys vfs.FS, dir string) (_ *Salvager, err error) {
 		return nil, err
 	}
 	for pid, p := range s.pages {
-		p.updates = slices.DeleteFunc(p.updates, func(u salvagedUpdate) bool { return !s.log.Counts(u.at.LSN) })
+		p.updates = slices.DeleteFunc(p.updates, func(u salvagedUpdate) bool {
+			return !s.log.Counts(u.at.LSN) || !u.listed && s.log.Doubtful(u.at.LSN)
+		})
 		for i := range p.updates {
 			// A group that goes on behind the torn end of its stream has none.
 			u := &p.updates[i]
-			u.partial = u.partial || u.last != 0 && !s.log.Counts(u.last)
+			u.partial = !u.listed && (u.partial || u.last != 0 && (!s.log.Counts(u.last) || s.log.Doubtful(u.last)))
 		}
 		p.settle()
 		if len(p.updates) == 0 {
@@ -136,9 +145,9 @@ func (s *Salvager) add(u log.Salvaged) error {
 		p = &salvagedPage{}
 		s.pages[u.PID] = p
 	}
-	p.updates = append(p.updates, salvagedUpdate{u.Version, u.Stamp, u.Position, u.Incarnation, u.Last, u.Kind, u.Partial})
+	p.updates = append(p.updates, salvagedUpdate{u.Version, u.Stamp, u.Position, u.Incarnation, u.Last, u.Kind, u.Partial, false})
 	if n := len(p.updates); n >= pruneUpdates && n%pruneUpdates == 0 {
-		p.prune()
+		p.prune(s.durable)
 	}
 	return nil
 }
@@ -149,15 +158,16 @@ func (p *salvagedPage) sort() {
 	})
 }
 
-// pruneBases is how many bases are kept: the newest may prove not to count.
+// pruneBases is how many durable bases are kept: the newest may prove not to count.
 const pruneBases = 4
 
-// prune drops what is older than the newest few bases.
-func (p *salvagedPage) prune() {
+// prune drops what is older than the newest few bases that are durable: of others,
+// any number may prove to lie behind the torn end of the log.
+func (p *salvagedPage) prune(durable func(log.LSN) bool) {
 	p.sort()
 	bases := 0
 	for i := len(p.updates) - 1; i > 0; i-- {
-		if u := &p.updates[i]; u.isBase() && !u.partial {
+		if u := &p.updates[i]; u.isBase() && !u.partial && durable(u.at.LSN) {
 			if bases++; bases == pruneBases {
 				p.updates = slices.Clone(p.updates[i:])
 				return
@@ -185,10 +195,16 @@ func (p *salvagedPage) settle() {
 			}
 		}
 	}
-	p.updates = kept
-	for n := len(p.updates); n > 0 && p.updates[n-1].partial; n-- {
-		p.updates = p.updates[:n-1]
+	// A part of a group counts if its incarnation went on from it.
+	wentOn := map[uint64]bool{}
+	for i := len(kept) - 1; i >= 0; i-- {
+		if u := &kept[i]; !u.partial {
+			wentOn[u.incarnation] = true
+		} else if !wentOn[u.incarnation] {
+			kept = slices.Delete(kept, i, i+1)
+		}
 	}
+	p.updates = kept
 }
 
 // loadSlots takes in what the newest usable page-table snapshot says, and decides
@@ -209,13 +225,16 @@ func (s *Salvager) loadSlots(fsys vfs.FS, dir string) error {
 			}
 			s.damage = append(s.damage, d)
 		},
-		Accept: func(snapshot.Header, []snapshot.File) error { clear(s.slots); return nil },
+		Accept: func(snapshot.Header, []snapshot.File) error { s.forgetSlots(); return nil },
 	}
 	var mu sync.Mutex
 	sink.Slot = func(_ int, slot snapshot.Slot) error {
 		mu.Lock()
 		defer mu.Unlock()
 		s.slots[slot.PID] = slotFact{slot.Version, slot.State == snapshot.Free}
+		if p := s.pages[slot.PID]; p != nil {
+			p.list(slot.Positions)
+		}
 		return nil
 	}
 	h, found, err := snapshot.Load(fsys, dir, s.log.StoreID(), nil, sink)
@@ -226,19 +245,33 @@ func (s *Salvager) loadSlots(fsys vfs.FS, dir string) error {
 	return nil
 }
 
+func (s *Salvager) forgetSlots() {
+	clear(s.slots)
+	for _, p := range s.pages {
+		p.list(nil)
+	}
+}
+
+// list notes which updates the page-table snapshot names.
+func (p *salvagedPage) list(positions []log.Position) {
+	for i := range p.updates {
+		p.updates[i].listed = slices.Contains(positions, p.updates[i].at)
+	}
+}
+
 // judge finds out what is missing as a whole.
 func (s *Salvager) judge(h snapshot.Header, found bool, durable log.Marks) {
 	needed := make(map[LSN]bool)
 	for _, ref := range h.Segments {
 		needed[ref.Base] = true
 	}
-	s.log.CutTorn(durable, needed)
-	s.damage = append(s.log.Damage(), s.damage...)
 	if found {
 		s.proven = h.ReplayStart
 	} else {
-		clear(s.slots)
+		s.forgetSlots()
 	}
+	s.log.CutTorn(durable, s.proven, needed)
+	s.damage = append(s.log.Damage(), s.damage...)
 	for _, d := range s.log.Missing(needed, s.proven) {
 		if !found {
 			d.Err = fmt.Errorf("%w, or was reused: no page-table snapshot tells", d.Err)

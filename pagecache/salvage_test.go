@@ -2,6 +2,7 @@ package pagecache
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 
@@ -47,6 +48,7 @@ func TestSalvagedState(t *testing.T) {
 		{"moved later", "a1.1 d2.1 d3.1 c1.2", "c1 d2 d3"},
 		{"part of a group without an end", "a1.1 d2.1 d3.1?", "a1 d2"},
 		{"part of a group that was built upon", "a1.1 d2.1? d3.1", "a1 d2 d3"},
+		{"part of a group that another incarnation cut off", "a1.1 d2.1? d3.2", "a1 d3"},
 		{"page of a group without an end", "a1.1?", ""},
 	}
 	for _, test := range tests {
@@ -64,7 +66,7 @@ func TestSalvagedState(t *testing.T) {
 // TestSalvagedPrune: however many updates a page has, few are kept, and its state
 // is the same.
 func TestSalvagedPrune(t *testing.T) {
-	s := &Salvager{pages: map[PID]*salvagedPage{}}
+	s := &Salvager{pages: map[PID]*salvagedPage{}, durable: func(log.LSN) bool { return true }}
 	version := uint64(0)
 	add := func(kind log.Kind) {
 		if kind != log.KindConsolidate {
@@ -86,6 +88,25 @@ func TestSalvagedPrune(t *testing.T) {
 	p.settle()
 	require.Len(t, p.state(), 2)
 	require.Equal(t, log.KindConsolidate, p.state()[0].kind)
+}
+
+// TestSalvagedPruneTorn: however many updates of a page prove to lie behind the torn
+// end of the log, those before it are kept. They were not, and the page was lost.
+func TestSalvagedPruneTorn(t *testing.T) {
+	const torn = 21
+	s := &Salvager{pages: map[PID]*salvagedPage{}, durable: func(lsn log.LSN) bool { return lsn < torn }}
+	for version := uint64(1); version < 1000; version++ {
+		kind := log.KindAppend
+		if version%10 == 1 {
+			kind = log.KindReplace
+		}
+		require.NoError(t, s.add(log.Salvaged{Update: log.Update{PID: 7, Version: version, Kind: kind}, Incarnation: 1,
+			Position: log.Position{LSN: log.LSN(version), Size: 1}}))
+	}
+	p := s.pages[7]
+	p.updates = slices.DeleteFunc(p.updates, func(u salvagedUpdate) bool { return u.at.LSN >= torn })
+	p.settle()
+	require.Len(t, p.state(), 10)
 }
 
 // TestSalvagedTornGroup: of a group whose last part lies behind the torn end of its

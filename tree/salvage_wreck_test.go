@@ -6,11 +6,13 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"math"
 	"math/rand/v2"
 	"os"
 	"path"
 	"slices"
 	"sync"
+	"sync/atomic"
 
 	"github.com/pulkdb/db/internal/crashtest"
 	"github.com/pulkdb/db/internal/vfs"
@@ -18,26 +20,32 @@ import (
 	"github.com/pulkdb/db/snapshot"
 )
 
-// A wreck is a store that was closed, and all that is known of it while it is whole:
-// each update in its log, byte by byte, and each page as the page-table snapshot has
-// it. From that follows what a Salvage of it must bring out and report, key by key,
-// once some bytes are others: see expected.
+// A wreck is a store that was closed, or whose process or machine died, and all that
+// is known of it while it is whole: each record and update in its log, byte by byte,
+// and each page as the page-table snapshot has it. From that follows what a Salvage
+// of it must bring out and report, key by key, once some bytes are others: see
+// expected.
 type wreck struct {
-	files   map[string][]byte
-	state   crashtest.State
-	stuck   map[string]bool            // keys with an operand on which the Merger fails
-	had     map[string]map[string]bool // all values of each key
-	updates []wreckUpdate              // by LSN
-	slots   map[PID]snapshot.Slot
-	needed  map[string]bool // segments, by the page-table snapshot
-	segment uint64          // bytes
+	files    map[string][]byte
+	state    crashtest.State
+	stuck    map[string]bool            // keys with an operand on which the Merger fails
+	had      map[string]map[string]bool // all values of each key
+	updates  []wreckUpdate              // by LSN
+	segments []wreckSegment
+	slots    map[PID]snapshot.Slot
+	needed   map[string]bool  // segments, by the page-table snapshot
+	listed   map[log.LSN]bool // updates that it names
+	durable  log.Marks        // as all of those say
+	replay   log.Marks        // by the newest
+	segment  uint64           // bytes
 }
 
 type wreckUpdate struct {
-	log.Salvaged        // with its payload
-	record       int    // which one it is in: those of one record lie one behind the other
-	file         string // where
+	log.Salvaged              // with its payload
+	record       *wreckRecord // that it is in; nil: one that cannot be read
+	file         string       // where
 	offset       int64
+	counted      bool // while the store was whole
 }
 
 const wreckKeys = 120
@@ -56,32 +64,135 @@ func wreckMerger(_, base, operand []byte) ([]byte, error) {
 	return out[max(0, len(out)-250):], nil
 }
 
-// newWreck returns a store after random writes, splits and joins.
+// newWreck returns a store after random writes, splits and joins. Each time it was
+// opened it was closed, or killed, or the machine lost power.
 func newWreck(rng *rand.Rand) (x *wreck, err error) {
-	fs := vfs.NewMem()
+	mem := vfs.NewMem()
+	x = &wreck{state: crashtest.State{}, stuck: map[string]bool{}, had: map[string]map[string]bool{}, slots: map[PID]snapshot.Slot{}, needed: map[string]bool{}, listed: map[log.LSN]bool{}, segment: 8 << 10}
+	for i := range 1 + rng.IntN(3) {
+		if mem, err = x.write(rng, mem, i == 0); err != nil {
+			return nil, err
+		}
+	}
+	if x.files, err = filesOf(mem); err != nil {
+		return nil, err
+	}
+	if mem, err = memOf(x.files); err != nil {
+		return nil, err
+	}
+	return x, x.lookAt(mem)
+}
+
+func (x *wreck) options(fs vfs.FS) Options {
 	o := tinyOnDisk(fs)
 	o.Merger = wreckMerger
-	o.Cache.SegmentBytes, o.Cache.BufferBytes, o.Cache.SnapshotBytes = 8<<10, 1<<10, 6<<10
-	x = &wreck{files: map[string][]byte{}, state: crashtest.State{}, stuck: map[string]bool{}, had: map[string]map[string]bool{}, slots: map[PID]snapshot.Slot{}, needed: map[string]bool{}, segment: 8 << 10}
-	for range 1 + rng.IntN(3) {
-		tr, err := Open(o)
+	o.Cache.SegmentBytes, o.Cache.BufferBytes, o.Cache.SnapshotBytes = int(x.segment), 1<<10, 6<<10
+	return o
+}
+
+// write opens the store and writes to it. It returns the file system as it is found
+// after that: all was closed, or it ended at some file operation, in the recovery if
+// the store is not new.
+func (x *wreck) write(rng *rand.Rand, mem *vfs.Mem, isNew bool) (*vfs.Mem, error) {
+	var last, now atomic.Int64 // operations that change something, or syncs: before them most can be torn
+	last.Store(math.MaxInt64)
+	end, how, syncs := rng.Int64N(wreckOps), rng.IntN(5), rng.IntN(2) == 0
+	if syncs {
+		end = rng.Int64N(wreckSyncs)
+	}
+	often := []int{20, 1 << 20}[rng.IntN(2)]
+	if how >= 2 && !isNew {
+		last.Store(end)
+	}
+	tr, err := Open(x.options(vfs.NewFault(mem, func(op vfs.Op) error {
+		if op.Changes() && (!syncs || op.Kind == vfs.OpSync) {
+			now.Add(1)
+		}
+		if op.Changes() && now.Load() > last.Load() {
+			return vfs.ErrDead
+		}
+		return nil
+	})))
+	if how >= 2 && isNew {
+		last.Store(now.Load() + end)
+	}
+	for n := 30 + rng.IntN(170); n > 0 && err == nil; n-- {
+		w := x.someWrites(rng)
+		if err = tr.Commit(&w, nil); err == nil && rng.IntN(often) == 0 {
+			err = tr.Sync()
+		}
+	}
+	if how < 2 && err == nil {
+		return mem, tr.Close()
+	}
+	if how < 2 || err != nil && !errors.Is(err, vfs.ErrDead) {
+		return nil, err
+	}
+	last.Store(-1)
+	if tr != nil {
+		_ = tr.Close()
+	}
+	mem.Kill()
+	if how == 2 {
+		return mem, x.recover(mem)
+	}
+	clone := mem.CrashClone(0)
+	for range rng.IntN(4) {
+		// One in which something can be read behind the torn end, if there is any.
+		clone = mem.CrashClone(rng.Int64())
+		files, err := filesOf(clone)
 		if err != nil {
 			return nil, err
 		}
-		for range 30 + rng.IntN(170) {
-			w := x.someWrites(rng)
-			if err = tr.Commit(&w, nil); err != nil {
-				break
-			}
-		}
-		if err = errors.Join(err, tr.Close()); err != nil {
-			return nil, err
+		look := wreck{files: files, segment: x.segment}
+		look.readSegments()
+		if l := look.whole().log(); l.torn != [2]log.LSN{} {
+			break
 		}
 	}
-	names, err := fs.ReadDir("store")
+	return clone, x.recover(clone)
+}
+
+// More file operations, and syncs, than most openings need.
+const (
+	wreckOps   = 120
+	wreckSyncs = 20
+)
+
+// recover takes for the state what a recovery of the store shows.
+func (x *wreck) recover(mem *vfs.Mem) error {
+	files, err := filesOf(mem)
 	if err != nil {
-		return nil, err
+		return err
 	}
+	if mem, err = memOf(files); err != nil {
+		return err
+	}
+	tr, err := Open(x.options(mem))
+	if err != nil {
+		return err
+	}
+	clear(x.state)
+	clear(x.stuck)
+	for i := range wreckKeys {
+		key := fmt.Sprintf("%03d", i)
+		value, err := tr.GetTo(nil, []byte(key))
+		switch {
+		case err == nil:
+			x.state[key] = string(value)
+		case isMergeFailure(err):
+			x.stuck[key] = true
+		case !errors.Is(err, ErrNotFound):
+			return errors.Join(err, tr.Close())
+		}
+	}
+	return tr.Close()
+}
+
+// filesOf returns what the system shows of the store.
+func filesOf(fs vfs.FS) (map[string][]byte, error) {
+	files := map[string][]byte{}
+	names, err := fs.ReadDir("store")
 	for _, name := range names {
 		file, err := fs.OpenFile(path.Join("store", name), os.O_RDONLY, 0)
 		if err != nil {
@@ -95,9 +206,28 @@ func newWreck(rng *rand.Rand) (x *wreck, err error) {
 		if err = errors.Join(err, file.Close()); err != nil {
 			return nil, err
 		}
-		x.files[name] = data
+		files[name] = data
 	}
-	return x, x.lookAt(fs)
+	return files, err
+}
+
+// memOf returns a file system with the store.
+func memOf(files map[string][]byte) (*vfs.Mem, error) {
+	fs := vfs.NewMem()
+	if err := fs.MkdirAll("store"); err != nil {
+		return nil, err
+	}
+	for name, data := range files {
+		file, err := fs.OpenFile(path.Join("store", name), os.O_RDWR|os.O_CREATE, 0o666)
+		if err != nil {
+			return nil, err
+		}
+		_, err = file.WriteAt(data, 0)
+		if err = errors.Join(err, file.Close()); err != nil {
+			return nil, err
+		}
+	}
+	return fs, nil
 }
 
 // someWrites are one to twelve, or a row of deletions, which leads to joins, and
@@ -202,8 +332,9 @@ func foldAsMust(base []byte, operands [][]byte) (value []byte, ok bool) {
 	return base, true
 }
 
-// lookAt takes in all that the whole store says.
+// lookAt takes in all that the store says while it is whole.
 func (x *wreck) lookAt(fs vfs.FS) error {
+	x.readSegments()
 	l, err := log.OpenSalvager(fs, "store")
 	if err != nil {
 		return err
@@ -211,30 +342,37 @@ func (x *wreck) lookAt(fs vfs.FS) error {
 	defer l.Close()
 	err = l.Scan(func(u log.Salvaged) error {
 		read, _, err := l.Read(u.Position, nil)
-		base := uint64(u.Position.LSN) / x.segment * x.segment
+		s := x.segmentOf(u.Position.LSN)
+		if s == nil {
+			return fmt.Errorf("an update at %v, where no segment is", u.Position.LSN)
+		}
 		u.Payload = bytes.Clone(read.Payload)
-		x.updates = append(x.updates, wreckUpdate{u, 0, fmt.Sprintf("%016x.seg", base), int64(uint64(u.Position.LSN) - base)})
+		w := wreckUpdate{Salvaged: u, file: s.file, offset: int64(u.Position.LSN - s.base)}
+		for i := range s.records {
+			if r := &s.records[i]; r.lsn <= u.Position.LSN && u.Position.LSN < r.end() {
+				w.record = r
+			}
+		}
+		x.updates = append(x.updates, w)
 		return err
 	})
-	if err != nil || len(l.Damage()) > 0 {
-		return errors.Join(err, fmt.Errorf("%d places are damaged", len(l.Damage())))
+	if err != nil {
+		return err
 	}
 	slices.SortFunc(x.updates, func(a, b wreckUpdate) int { return cmp.Compare(a.Position.LSN, b.Position.LSN) })
-	for i := 1; i < len(x.updates); i++ {
-		u, last := &x.updates[i], &x.updates[i-1]
-		u.record = last.record
-		if last.Position.LSN+log.LSN(last.Position.Size) != u.Position.LSN {
-			u.record++
-		}
-	}
 	var mu sync.Mutex
-	h, found, err := snapshot.Load(fs, "store", l.StoreID(), nil, snapshot.Sink{
-		Seen:   func(snapshot.Header) {},
+	h, _, err := snapshot.Load(fs, "store", l.StoreID(), nil, snapshot.Sink{
+		Seen: func(h snapshot.Header) {
+			for i := range x.durable {
+				x.durable[i] = max(x.durable[i], h.DurableMark[i])
+			}
+		},
 		Passed: func(error) {},
 		Accept: func(snapshot.Header, []snapshot.File) error { clear(x.slots); return nil },
 		Slot: func(_ int, s snapshot.Slot) error {
 			mu.Lock()
 			defer mu.Unlock()
+			s.Positions = slices.Clone(s.Positions)
 			x.slots[s.PID] = s
 			return nil
 		},
@@ -242,64 +380,15 @@ func (x *wreck) lookAt(fs vfs.FS) error {
 	for _, ref := range h.Segments {
 		x.needed[fmt.Sprintf("%016x.seg", uint64(ref.Base))] = true
 	}
-	if err == nil && !found {
-		err = errors.New("no page-table snapshot")
+	x.replay = h.ReplayStart
+	for _, s := range x.slots {
+		for _, at := range s.Positions {
+			x.listed[at.LSN] = true
+		}
+	}
+	whole := x.whole().log()
+	for i := range x.updates {
+		x.updates[i].counted = whole.countsAt(x.updates[i].Position.LSN)
 	}
 	return err
-}
-
-// A wreckage is what is left of a wreck.
-type wreckage struct {
-	*wreck
-	files map[string][]byte
-	what  string
-	left  []bool // by update: all of its bytes are
-	done  crashtest.Damage
-}
-
-// damage changes bytes of updates, and cuts and takes away files, n times. What the
-// page-table snapshot says is left: with it, only those keys may be lost that are.
-func (x *wreck) damage(rng *rand.Rand, n int) *wreckage {
-	y := &wreckage{wreck: x, files: maps.Clone(x.files), left: make([]bool, len(x.updates))}
-	for i := range y.left {
-		y.left[i] = true
-	}
-	for range n {
-		u := x.updates[rng.IntN(len(x.updates))]
-		data := bytes.Clone(y.files[u.file])
-		at := u.offset + rng.Int64N(int64(u.Position.Size))
-		if int64(len(data)) <= at {
-			continue
-		}
-		from, to := at, int64(x.segment)
-		switch kind := rng.IntN(10); {
-		case kind == 0:
-			delete(y.files, u.file)
-			from = 0
-			y.done.Files++
-			y.what += fmt.Sprintf("%s missing; ", u.file)
-		case kind == 1:
-			y.files[u.file] = data[:at]
-			y.done.Cut++
-			y.what += fmt.Sprintf("%s cut at %d; ", u.file, at)
-		case kind == 2 && x.needed[u.file]: // of others nothing might say that they count
-			clear(data[:128])
-			y.files[u.file] = data
-			from, to = 0, 0
-			y.done.Files++
-			y.what += fmt.Sprintf("%s without its header; ", u.file)
-		default:
-			data[at] ^= byte(1 + rng.IntN(255))
-			y.files[u.file] = data
-			to = at + 1
-			y.done.Flipped++
-			y.what += fmt.Sprintf("%s changed at %d; ", u.file, at)
-		}
-		for i, v := range x.updates {
-			if v.file == u.file && v.offset < to && v.offset+int64(v.Position.Size) > from {
-				y.left[i] = false
-			}
-		}
-	}
-	return y
 }

@@ -96,6 +96,15 @@ var (
 
 	// SalvageForgetErased: erased ranges are left out.
 	SalvageForgetErased Switch
+
+	// SalvageTrustTorn: what lies behind the torn end of a stream counts.
+	SalvageTrustTorn Switch
+
+	// SalvageReportTorn: what a crash has torn is reported as damage.
+	SalvageReportTorn Switch
+
+	// SalvageTrustCutOff: what an earlier recovery may have cut off counts.
+	SalvageTrustCutOff Switch
 )
 
 // On reports whether the switch is on. It costs nothing outside debug builds.
