@@ -198,14 +198,19 @@ func (b *backup) row(it *Iterator) error {
 		}
 		size = n
 	} else {
-		value := it.Value()
-		if err := it.Err(); err != nil {
+		value, err := it.Value(), it.Err()
+		if err != nil {
 			return err
 		}
-		if err := b.w.row(b.ctx, it.Key(), value); err != nil {
+		// One that operands make may be as long.
+		if size = int64(len(value)); size > backupLarge {
+			err = b.w.large(b.ctx, it.Key(), bytes.NewReader(value), size)
+		} else {
+			err = b.w.row(b.ctx, it.Key(), value)
+		}
+		if err != nil {
 			return err
 		}
-		size = int64(len(value))
 	}
 	b.report.Rows++
 	b.report.Bytes += int64(len(it.Key())) + size

@@ -452,6 +452,26 @@ func (f *failing) Write(p []byte) (int, error) {
 
 func (f *failing) Read(p []byte) (int, error) { return 0, errFailing }
 
+// TestBackupLongFold: a value that operands made long was written as one frame, longer
+// than any that Restore accepts, so that the backup was of no use.
+func TestBackupLongFold(t *testing.T) {
+	opts := &db.Options{Durability: db.DurabilityNone, Merger: func(_, base, operand []byte) ([]byte, error) {
+		return append(base, operand...), nil
+	}}
+	d, err := db.Open(t.TempDir(), opts)
+	require.NoError(t, err)
+	require.NoError(t, d.Set([]byte("list"), bytes.Repeat([]byte("v"), 3<<20)))
+	require.NoError(t, d.Merge([]byte("list"), []byte("one more")))
+	var w bytes.Buffer
+	_, err = d.Backup(context.Background(), &w)
+	require.NoError(t, err)
+	want := contentOf(t, d)
+	require.NoError(t, d.Close())
+	d = restored(t, opts, w.Bytes())
+	require.Equal(t, want["list"], contentOf(t, d)["list"])
+	require.NoError(t, d.Close())
+}
+
 func TestBackupErrors(t *testing.T) {
 	ctx := context.Background()
 	d, err := db.Open(t.TempDir(), &db.Options{Durability: db.DurabilityNone})
