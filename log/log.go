@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"math"
 	"path/filepath"
 	"sync"
 	"sync/atomic"
@@ -33,6 +34,7 @@ type Log struct {
 	found        []*foundSegment // in LSN order
 	leftovers    []string        // files of ours without contents that matter
 	headless     []headless      // segment files whose header cannot be read
+	farthest     string          // the file that says where the log goes on
 
 	// Owned by Replay, then Start. Immutable after it.
 	recoveredEnd  [streams]LSN
@@ -165,7 +167,7 @@ func (l *Log) openDir() error {
 		}
 	}
 	l.storeID, l.segmentBytes, l.incarnation = id.storeID, id.segmentBytes, id.incarnation
-	l.nextSegment.Store(max(id.nextSegment, 1))
+	l.raiseNextSegment(id.nextSegment, identityName)
 	return nil
 }
 
@@ -224,7 +226,7 @@ func (l *Log) scan() error {
 		if !ok {
 			continue
 		}
-		l.raiseNextSegment(l.number(base) + 1)
+		l.raiseNextSegment(l.number(base)+1, name)
 		p, err := l.readStart(name, headerBytes)
 		if err != nil {
 			return err
@@ -246,7 +248,7 @@ func (l *Log) scan() error {
 			return &CorruptError{File: name, LSN: base, Err: errForeign}
 		}
 		l.incarnation = max(l.incarnation, h.incarnation)
-		l.raiseNextSegment(l.number(h.prevEnd) + 1)
+		l.raiseNextSegment(l.number(h.prevEnd)+1, name)
 		l.found = append(l.found, &foundSegment{name: name, segmentHeader: h})
 	}
 	return nil
@@ -254,7 +256,33 @@ func (l *Log) scan() error {
 
 var errForeign = errors.New("segment of another store")
 
-func (l *Log) raiseNextSegment(n uint64) { storeMax(&l.nextSegment, n) }
+// raiseNextSegment sees to it that the log goes on in segment n or behind it, because
+// of what a file says. It is called before Start.
+func (l *Log) raiseNextSegment(n uint64, file string) {
+	if n > l.nextSegment.Load() {
+		l.nextSegment.Store(n)
+		l.farthest = file
+	}
+}
+
+// segmentsMax bounds how far the log goes on behind its first segment: the table of
+// segments takes memory for what lies between.
+const segmentsMax = 1 << 32
+
+var errFar = errors.New("far behind the rest of the log")
+
+// checkNumbers says which file has the log go on where it cannot, if one does: a bad
+// name, or one of another store.
+func (l *Log) checkNumbers() error {
+	first, next := uint64(1), l.nextSegment.Load()
+	if len(l.found) > 0 {
+		first = l.number(l.found[0].base)
+	}
+	if next-min(first, next) > segmentsMax || next > math.MaxInt64/l.segmentBytes {
+		return &CorruptError{File: l.farthest, Err: fmt.Errorf("%w: segment %d after %d", errFar, next-1, first)}
+	}
+	return nil
+}
 
 func storeMax(a *atomic.Uint64, x uint64) {
 	for {

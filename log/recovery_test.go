@@ -104,6 +104,26 @@ func TestTornTail(t *testing.T) {
 	}
 }
 
+// TestFarSegment puts a file into a closed log, or changes what STORE says: with a number
+// of a segment far behind the others the table of segments took more memory than there
+// is, or LSNs began again at zero.
+func TestFarSegment(t *testing.T) {
+	for _, name := range []string{"00010000ffff0000.seg", "7fffffffffff0000.seg", "fffffffffffff000.seg", identityName} {
+		mem := vfs.NewMem()
+		l, _ := open(t, tiny(mem))
+		write(t, l, Fresh, testUpdate(1))
+		require.NoError(t, l.Close())
+		var p []byte
+		if name == identityName {
+			p = appendIdentity(nil, identity{storeID: l.storeID, incarnation: 1, segmentBytes: 4096, nextSegment: 1 << 50})
+		}
+		writeFile(t, mem, name, p)
+		var corrupt *CorruptError
+		require.ErrorAs(t, noReplay(mem), &corrupt, name)
+		require.Equal(t, name, corrupt.File)
+	}
+}
+
 // TestMissingSegment takes one file away: an error unless nobody needs it.
 func TestMissingSegment(t *testing.T) {
 	mem := vfs.NewMem()

@@ -63,7 +63,10 @@ func (l *Log) Replay(from Marks, fn func(Update, Position) error) (Marks, error)
 		return Marks{}, nil
 	}
 	for _, lsn := range from {
-		l.raiseNextSegment(l.number(lsn) + 1)
+		l.raiseNextSegment(l.number(lsn)+1, "page-table snapshot")
+	}
+	if err := l.checkNumbers(); err != nil {
+		return Marks{}, err
 	}
 	r := &replay{log: l, from: from, fn: fn, parts: map[LSN][]partRef{}}
 	for _, h := range l.headless {
