@@ -3,6 +3,7 @@ package log
 import (
 	"errors"
 	"os"
+	"syscall"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -151,4 +152,36 @@ func TestNoSyncAfterFailure(t *testing.T) {
 	require.Equal(t, testUpdate(1), u)
 	require.ErrorIs(t, l.Close(), ErrFailed)
 	require.Zero(t, after)
+}
+
+// TestParentsCannotBeSynced: a new store below a mount point was refused if the file
+// system around that has no sync of directories, as autofs and squashfs have none.
+func TestParentsCannotBeSynced(t *testing.T) {
+	const dir = "/home/user/store"
+	for _, parent := range []string{"/", "/home"} {
+		asked := false
+		v := vfs.NewFault(vfs.NewMem(), func(op vfs.Op) error {
+			if op.Kind == vfs.OpSyncDir && op.Name == parent {
+				asked = true
+				return &os.PathError{Op: "sync", Path: parent, Err: syscall.EINVAL}
+			}
+			return nil
+		})
+		o := tiny(v)
+		o.Dir = dir
+		l, _ := open(t, o)
+		require.True(t, asked)
+		require.NoError(t, l.Close())
+	}
+	v := vfs.NewFault(vfs.NewMem(), func(op vfs.Op) error {
+		if op.Kind == vfs.OpSyncDir && op.Name == dir {
+			return &os.PathError{Op: "sync", Path: dir, Err: syscall.EINVAL}
+		}
+		return nil
+	})
+	o := tiny(v)
+	o.Dir = dir
+	_, err := Open(o)
+	require.ErrorIs(t, err, syscall.EINVAL, "its own names have to be durable")
+	require.Zero(t, v.OpenFiles())
 }

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"sync"
 	"sync/atomic"
+	"syscall"
 
 	"github.com/pulkdb/db/internal/vfs"
 )
@@ -177,8 +178,10 @@ func (l *Log) syncParents() error {
 	for dir := filepath.Clean(l.options.Dir); dir != filepath.Dir(dir); {
 		dir = filepath.Dir(dir)
 		err := l.fs.SyncDir(dir)
-		if errors.Is(err, fs.ErrPermission) {
-			// Where we may not look we have made nothing either.
+		if errors.Is(err, fs.ErrPermission) || errors.Is(err, syscall.EINVAL) || errors.Is(err, errors.ErrUnsupported) {
+			// Where we may not look we have made nothing either, and a file system
+			// that cannot sync directories (autofs, squashfs) is another than the
+			// store's, which has to.
 			continue
 		}
 		if err != nil {
