@@ -3,6 +3,7 @@ package db_test
 import (
 	"bytes"
 	"fmt"
+	"math"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -315,6 +316,23 @@ func TestReadOnly(t *testing.T) {
 	d = open(t, dir, nil)
 	_, err = db.Open(dir, &db.Options{ReadOnly: true})
 	require.ErrorIs(t, err, db.ErrLocked, "a reader beside a writer")
+}
+
+// TestHugeOptions: with a CacheSize that means "no limit" the percentages of it
+// overflowed, and everything was evicted at once; with such a SpaceTarget the goal was
+// that of the smallest store.
+func TestHugeOptions(t *testing.T) {
+	for _, size := range []int64{1 << 57, math.MaxInt64 / 10, math.MaxInt64} {
+		d, err := db.Open(t.TempDir(), &db.Options{CacheSize: size, SpaceTarget: math.MaxInt / 3, Durability: db.DurabilityNone})
+		require.NoError(t, err)
+		for i := range 2000 {
+			require.NoError(t, d.Set(fmt.Appendf(nil, "%d", i), bytes.Repeat([]byte("v"), 1000)))
+		}
+		m := d.Metrics()
+		require.Zero(t, m.Pages.Evictions)
+		require.Greater(t, m.Space.Goal, 900*m.Space.Live)
+		require.NoError(t, d.Close())
+	}
 }
 
 func TestInMemoryLeavesNothing(t *testing.T) {

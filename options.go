@@ -13,6 +13,8 @@ import (
 const (
 	defaultCacheSize    = 256 << 20
 	cacheSizeMin        = 1 << 20
+	cacheSizeMax        = 1 << 50
+	spaceTargetMax      = 100_000
 	defaultSyncInterval = 500 * time.Millisecond
 )
 
@@ -26,19 +28,19 @@ const (
 type Options struct {
 	// CacheSize is the memory in bytes for all that grows with the data: pages,
 	// their changes, the table of pages, versions that snapshots keep, and
-	// buffers. MemoryMetrics has the parts. 0 means 256 MiB, and less than 1
-	// MiB is raised to that. It is taken as data come, not at once, and kept
-	// within a tenth but for short moments. Data beyond it are read from disk
-	// when they are needed. Buffers have a least size of a few MiB: what they
-	// take beyond a quarter of CacheSize comes on top. The process takes up to a
-	// quarter more than that from the system, and what the rest of it needs: page
-	// memory is outside the Go heap, so that the collector's headroom is not for
-	// it, but memory of one size cannot at once serve another.
+	// buffers. MemoryMetrics has the parts. 0 means 256 MiB, less than 1 MiB is
+	// raised to that, and 1 PiB or more means no limit. It is taken as data come,
+	// not at once, and kept within a tenth but for short moments. Data beyond it
+	// are read from disk when they are needed. Buffers have a least size of a few
+	// MiB: what they take beyond a quarter of CacheSize comes on top. The process
+	// takes up to a quarter more than that from the system, and what the rest of it
+	// needs: page memory is outside the Go heap, so that the collector's headroom is
+	// not for it, but memory of one size cannot at once serve another.
 	CacheSize int64
 
 	// SpaceTarget is what the store may take on disk, in percent of the bytes that
 	// its data need there: pages, without what is overwritten or deleted. 0 means
-	// 160, and less than 110 is refused. Above it writers are slowed, smoothly, so
+	// 160, less than 110 is refused, and more than 100,000 counts as that. Above it writers are slowed, smoothly, so
 	// that old space comes back in time. A larger target means fewer bytes written
 	// for each byte of data. Small stores take more: files of a 64th of CacheSize, 1
 	// to 64 MiB, of which a dozen beside the data are always allowed.
@@ -210,8 +212,8 @@ func (o *Options) validate() error {
 func (o *Options) tree(dir string) tree.Options {
 	t := tree.Options{Cache: pagecache.Options{
 		Dir:         dir,
-		CacheSize:   max(o.CacheSize, cacheSizeMin),
-		SpaceTarget: o.SpaceTarget,
+		CacheSize:   min(max(o.CacheSize, cacheSizeMin), cacheSizeMax),
+		SpaceTarget: min(o.SpaceTarget, spaceTargetMax),
 		Compress:    o.Compression.pages(),
 		InMemory:    o.InMemory,
 		ReadOnly:    o.ReadOnly,
