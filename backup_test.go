@@ -533,6 +533,28 @@ func TestBackupErrors(t *testing.T) {
 	require.NoError(t, d.Close())
 }
 
+// TestRestorePlace: to restore in the place of a file was refused without fs.ErrExist,
+// and in that of a link to an empty directory the store was put where the link was.
+func TestRestorePlace(t *testing.T) {
+	full, _ := smallBackup(t)
+	parent := t.TempDir()
+	file, real, link := filepath.Join(parent, "file"), filepath.Join(parent, "real"), filepath.Join(parent, "link")
+	require.NoError(t, os.WriteFile(file, []byte("mine"), 0o666))
+	for _, dir := range []string{file, filepath.Join(file, "below")} {
+		require.ErrorIs(t, db.Restore(context.Background(), dir, bytes.NewReader(full)), fs.ErrExist)
+	}
+	require.NoError(t, os.Mkdir(real, 0o777))
+	require.NoError(t, os.Symlink(real, link))
+	require.NoError(t, db.Restore(context.Background(), link, bytes.NewReader(full)))
+	info, err := os.Lstat(link)
+	require.NoError(t, err)
+	require.NotZero(t, info.Mode()&fs.ModeSymlink)
+	d, err := db.Open(real, &db.Options{ReadOnly: true})
+	require.NoError(t, err)
+	require.NoError(t, d.Close())
+	onlyIn(t, parent, "file", "real", "link")
+}
+
 // restoreUntilKilled is the child of TestRestoreKill.
 func restoreUntilKilled(dir, stream string) {
 	f, err := os.Open(stream)

@@ -40,7 +40,8 @@ type RestoreOptions struct {
 // Errors: ctx's, r's, wrapped; a *CorruptError, with the offset in r, if what was read is
 // not what was written, or not all of it; ErrVersion if a later version wrote it;
 // ErrBackupOrder if an incremental backup comes first, or does not follow the one before
-// it; fs.ErrExist if there is something in dir; what Open and writing return.
+// it; fs.ErrExist if there is something in dir, or it is no directory; what Open and
+// writing return.
 func Restore(ctx context.Context, dir string, r io.Reader) error {
 	return RestoreWith(ctx, dir, r, RestoreOptions{})
 }
@@ -60,8 +61,11 @@ func RestoreWith(ctx context.Context, dir string, r io.Reader, o RestoreOptions)
 	if dir, err = filepath.Abs(dir); err != nil {
 		return fmt.Errorf("db: restore: %w", err)
 	}
+	if real, err := filepath.EvalSymlinks(dir); err == nil {
+		dir = real // a link stays, and the store goes where it leads
+	}
 	if err := vacant(dir); err != nil {
-		return err
+		return fmt.Errorf("db: restore: %w", err)
 	}
 	made, unmake, err := besides(dir)
 	if err != nil {
@@ -84,16 +88,23 @@ func RestoreWith(ctx context.Context, dir string, r io.Reader, o RestoreOptions)
 	return install(made, dir)
 }
 
-// vacant says why dir cannot be made, if it cannot.
+// vacant says why no store can be made in dir, if there is something else than an empty
+// directory.
 func vacant(dir string) error {
+	if err := checkDir(dir, false); err != nil {
+		if dir != "" && errors.Is(err, ErrNotStore) {
+			err = fmt.Errorf("%w: %w", fs.ErrExist, err)
+		}
+		return err
+	}
 	names, err := os.ReadDir(dir)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		return nil
 	case err != nil:
-		return fmt.Errorf("db: restore: %w", err)
+		return err
 	case len(names) > 0:
-		return fmt.Errorf("db: restore: %w: there is something in %s", fs.ErrExist, dir)
+		return fmt.Errorf("%w: there is something in %s", fs.ErrExist, dir)
 	}
 	return nil
 }

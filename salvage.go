@@ -6,8 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
-	"os"
 	"slices"
 
 	"github.com/pulkdb/db/tree"
@@ -58,7 +56,7 @@ func (r *SalvageReport) Lossy(key []byte) bool {
 
 // Salvage brings out of the store in directory dir, which Open may refuse or which
 // answers with CorruptErrors, all that can be trusted, into a new store in directory
-// into, which it makes; there must be nothing in it yet. It changes nothing in dir.
+// into, which must not exist, or be empty. It changes nothing in dir.
 // Options are those of the new store; those that say when writes are durable count
 // only after Salvage, which makes all of it durable before it returns.
 //
@@ -75,7 +73,8 @@ func (r *SalvageReport) Lossy(key []byte) bool {
 // it that is still in the log, beside the CacheSize of the new store. With an error,
 // one of ctx among them, what is in into is to be thrown away. Errors: ErrLocked
 // while dir is open to be written; ErrNotStore if nothing of a store is in it;
-// ErrVersion; fs.ErrExist if into is not empty; what Open and writing return for into.
+// ErrVersion; fs.ErrExist if into is not empty, or no directory; what Open and writing
+// return for into.
 func Salvage(ctx context.Context, dir, into string, opts *Options) (report *SalvageReport, err error) {
 	o := opts.withDefaults()
 	if err := o.validate(); err != nil {
@@ -98,7 +97,7 @@ func Salvage(ctx context.Context, dir, into string, opts *Options) (report *Salv
 		return nil, fmt.Errorf("db: salvage %s: %w", dir, err)
 	}
 	defer func() { err = errors.Join(err, x.Close()) }()
-	if err := s.create(dir, into, o); err != nil {
+	if err := s.create(into, o); err != nil {
 		return nil, fmt.Errorf("db: salvage into %s: %w", into, err)
 	}
 	err = x.Run(ctx)
@@ -122,26 +121,15 @@ type salvage struct {
 	report *SalvageReport
 }
 
-// create makes the new store. The lock on dir, which the caller holds, keeps out
-// one that is dir by another name, unless there is no file to lock.
-func (s *salvage) create(dir, into string, o Options) error {
-	if a, err := os.Stat(dir); err == nil {
-		if b, err := os.Stat(into); err == nil && os.SameFile(a, b) {
-			return fmt.Errorf("%w: it is the store to be salvaged", fs.ErrExist)
-		}
+// create makes the new store.
+func (s *salvage) create(into string, o Options) error {
+	if err := vacant(into); err != nil {
+		return err
 	}
 	o.Durability = DurabilityNone
 	d, err := Open(into, &o)
 	if err != nil {
 		return err
-	}
-	it := d.Scan(nil, nil)
-	found := it.First()
-	if err := it.Close(); err != nil || found {
-		if found {
-			err = fmt.Errorf("%w: there is a store in it", fs.ErrExist)
-		}
-		return errors.Join(err, d.Close())
 	}
 	s.into, s.batch = d, d.NewBatch()
 	return nil

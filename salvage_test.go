@@ -299,6 +299,14 @@ func TestSalvageRefuses(t *testing.T) {
 	background := context.Background()
 	require.ErrorIs(t, salvage(background, dir, full, nil), fs.ErrExist)
 	require.ErrorIs(t, salvage(background, dir, dir, nil), fs.ErrExist)
+	// Into a store without rows it was written, and of other files it was said that
+	// they are no store.
+	empty, file := filepath.Join(parent, "empty"), filepath.Join(parent, "file")
+	require.NoError(t, open(t, empty, nil).Close())
+	require.NoError(t, os.WriteFile(file, []byte("mine"), 0o666))
+	for _, into := range []string{empty, parent, file, filepath.Join(file, "below")} {
+		require.ErrorIs(t, salvage(background, dir, into, nil), fs.ErrExist, into)
+	}
 	require.ErrorIs(t, salvage(background, none, filepath.Join(parent, "new"), nil), db.ErrNotStore)
 	require.ErrorIs(t, salvage(background, parent, filepath.Join(parent, "new"), nil), db.ErrNotStore)
 	require.ErrorIs(t, salvage(background, dir, filepath.Join(parent, "new"), &db.Options{InMemory: true}), db.ErrInvalidOptions)
