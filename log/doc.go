@@ -46,7 +46,7 @@
 // read is damage when any mark lies above it, and the torn end of the stream
 // otherwise. So damage to what was written after the last mark cannot be told
 // from a torn write, and cuts the log there. Close writes a last mark, and so
-// does an idle log with a FlushInterval.
+// does an idle log with a FlushInterval, or when MarkSoon is called.
 //
 // A crash leaves, in each stream, a readable prefix that contains all that was
 // durable. This holds because:

@@ -34,7 +34,8 @@ func (l *Log) runFlusher() {
 	}
 }
 
-// runSyncer syncs at Options.FlushInterval, and when many files are unsynced.
+// runSyncer syncs at Options.FlushInterval, and when many files are unsynced, and
+// writes the marks of MarkSoon.
 // It is apart from the flusher, so that buffers are written while it syncs.
 func (l *Log) runSyncer() {
 	defer l.goroutines.Done()
@@ -49,6 +50,10 @@ func (l *Log) runSyncer() {
 		case <-l.quit:
 			return
 		case <-l.syncerKick:
+		case <-l.markKick:
+			if !l.writeMarks() {
+				continue
+			}
 		case <-tick:
 			l.writeMarks()
 		}

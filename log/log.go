@@ -80,6 +80,7 @@ type Log struct {
 	quit         chan struct{}
 	flusherKick  chan struct{}
 	syncerKick   chan struct{}
+	markKick     chan struct{}
 	preparerKick chan struct{}
 }
 
@@ -99,6 +100,7 @@ func Open(o Options) (_ *Log, err error) {
 		quit:         make(chan struct{}),
 		flusherKick:  make(chan struct{}, 1),
 		syncerKick:   make(chan struct{}, 1),
+		markKick:     make(chan struct{}, 1),
 		preparerKick: make(chan struct{}, 1),
 	}
 	l.synced = sync.NewCond(&l.syncMu)
@@ -419,6 +421,11 @@ func (l *Log) Close() error {
 	}
 	return errors.Join(errs...)
 }
+
+// MarkSoon says that nobody has used the log for a while: in the background each stream
+// that is durable as a whole, and does not end with a durable mark, gets one. It does
+// not wait, and makes nothing else durable.
+func (l *Log) MarkSoon() { kick(l.markKick) }
 
 // writeMarks appends a durable mark to each stream that is durable as a whole
 // and does not end with one, and reports whether there was any. Damage to what

@@ -109,6 +109,7 @@ func (c *Cache) runGatherer() {
 		}
 		if quiet += gatherPoll; quiet >= c.options.IdleAfter && c.options.IdleAfter > 0 {
 			c.gatherIdle()
+			c.log.MarkSoon()
 		}
 	}
 }

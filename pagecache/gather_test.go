@@ -1,6 +1,9 @@
 package pagecache
 
 import (
+	"errors"
+	"fmt"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -113,6 +116,32 @@ func TestIdleStoreIsGathered(t *testing.T) {
 	for pid, page := range want {
 		require.Equal(t, page, mustGet(t, c, pid))
 	}
+}
+
+// An idle store ends its log with a durable mark, so that after a crash damage to what was
+// written last is found; only one with a FlushInterval did, and the others lost it
+// without a word.
+func TestIdleStoreIsMarked(t *testing.T) {
+	fs := vfs.NewMem()
+	o := quietOnDisk()
+	o.FS, o.IdleAfter = fs, time.Millisecond
+	c := mustOpen(t, o)
+	mustAllocate(t, c, "a")
+	require.NoError(t, c.Sync())
+	last := c.log.Tail(log.Fresh) - 1
+	base := c.log.SegmentOf(last)
+	name := filepath.Join(o.Dir, fmt.Sprintf("%016x.seg", uint64(base)))
+	require.Eventually(t, func() bool {
+		crashed := fs.CrashClone(0)
+		require.True(t, crashed.Corrupt(name, int64(last-base), 0))
+		o.FS = crashed
+		d, err := Open(o)
+		if err == nil {
+			require.NoError(t, d.Close())
+		}
+		return errors.Is(err, log.ErrCorrupt)
+	}, 20*time.Second, 10*time.Millisecond)
+	require.NoError(t, c.Close())
 }
 
 // A crash anywhere between gathering and the next sync loses nothing.

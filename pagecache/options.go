@@ -61,7 +61,8 @@ type Options struct {
 
 	// IdleAfter is how long the store must not have been used before pages that are
 	// not in memory and stand in several places of the log are written merged, for
-	// those who read them later. Default 1 s; less than 0: never.
+	// those who read them later, and the log ends with a durable mark. Default 1 s;
+	// less than 0: never.
 	IdleAfter time.Duration
 
 	// SnapshotBytes is the number of log bytes after which a page-table snapshot
