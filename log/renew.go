@@ -139,8 +139,8 @@ func (r *replay) markWithoutHeader(h headless) (LSN, error) {
 		}
 	}
 	mark := LSN(0)
-	for f.incarnation = range try {
-		mark = max(mark, marksIn(data, headerBytes, f, h.base+headerBytes))
+	for incarnation := range try {
+		mark = max(mark, marksIn(data, headerBytes, h.base, seedOf(incarnation), h.base+headerBytes))
 	}
 	return mark, nil
 }

@@ -188,29 +188,11 @@ func (r *replay) highestMark(p LSN, segments []*foundSegment) (LSN, error) {
 		if err != nil {
 			return 0, err
 		}
-		if highest = max(highest, marksIn(data, headerBytes, f, p)); highest > p {
+		if highest = max(highest, marksIn(data, headerBytes, f.base, seedOf(f.incarnation), p)); highest > p {
 			break
 		}
 	}
 	return highest, nil
-}
-
-// marksIn looks for records at every byte of data from off on, and returns the
-// highest of their durable marks, or the first above p.
-func marksIn(data []byte, off int, f *foundSegment, p LSN) LSN {
-	highest, seed := LSN(0), seedOf(f.incarnation)
-	for off+recordHeaderBytes <= len(data) {
-		h, err := decodeRecord(data[off:], f.base+LSN(off), seed)
-		if err != nil {
-			off++
-			continue
-		}
-		if highest = max(highest, h.mark); highest > p {
-			break
-		}
-		off += h.size
-	}
-	return highest
 }
 
 // load reads a segment file, or as much of it as can count.
@@ -315,7 +297,7 @@ func (r *replay) tail(f *foundSegment, data []byte, off int, cause error, later 
 	p := f.base + LSN(off)
 	mark := r.mark[f.stream]
 	if mark <= p {
-		mark = max(mark, marksIn(data, off+1, f, p))
+		mark = max(mark, marksIn(data, off+1, f.base, seedOf(f.incarnation), p))
 	}
 	if mark <= p {
 		m, err := r.highestMark(p, later)

@@ -226,8 +226,9 @@ func (l *Log) resolveEnd(s *segment) error {
 			off += r.size
 			continue
 		}
-		if next := findRecord(data, off+1, s.base, s.seed); next >= 0 && (l.goesOn(s) || markedBehind(data, next, s, s.base+LSN(off))) {
-			return &CorruptError{File: segmentName(s.base), Offset: int64(off), LSN: s.base + LSN(off), Err: err}
+		lsn := s.base + LSN(off)
+		if next := findRecord(data, off+1, s.base, s.seed); next >= 0 && (l.goesOn(s) || marksIn(data, next, s.base, s.seed, lsn) > lsn) {
+			return &CorruptError{File: segmentName(s.base), Offset: int64(off), LSN: lsn, Err: err}
 		}
 		break
 	}
@@ -247,34 +248,6 @@ func (l *Log) goesOn(s *segment) bool {
 		}
 	}
 	return false
-}
-
-// markedBehind reports whether a record of data at off or behind it says that the log
-// was durable beyond lsn.
-func markedBehind(data []byte, off int, s *segment, lsn LSN) bool {
-	for off >= 0 {
-		r, err := decodeRecord(data[off:], s.base+LSN(off), s.seed)
-		if err == nil && r.mark > lsn {
-			return true
-		}
-		if err == nil {
-			off += r.size
-			continue
-		}
-		off = findRecord(data, off+1, s.base, s.seed)
-	}
-	return false
-}
-
-// findRecord returns the offset of the first readable record of data at off or
-// behind it, -1 if there is none.
-func findRecord(data []byte, off int, base LSN, s seed) int {
-	for ; off+recordHeaderBytes <= len(data); off++ {
-		if _, err := decodeRecord(data[off:], base+LSN(off), s); err == nil {
-			return off
-		}
-	}
-	return -1
 }
 
 // An account counts updates and their bytes in one word, so that booking one is
