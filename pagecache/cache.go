@@ -80,7 +80,6 @@ func Open(o Options) (*Cache, error) {
 	c.clock.Store(firstStamp)
 	if err := c.openLog(); err != nil {
 		c.arena.Close()
-		k.close()
 		return nil, err
 	}
 	if !o.InMemory {
@@ -150,7 +149,6 @@ func (c *Cache) Close() error {
 		}
 	}
 	err = errors.Join(err, c.log.Close())
-	c.codec.close()
 	c.epochs.Close()
 	c.arena.Close()
 	return err

@@ -55,6 +55,10 @@ const (
 // memory is bounded: it has an encoder for each processor, at most
 // compressEncodersMax, for which the others wait, and each has 0.5 MiB (ZstdFast) to
 // about 5 MiB (ZstdBetter); and packedBuffers buffers.
+//
+// It is never closed: Close of the cache does not wait for those who read the log,
+// and a decoder that is closed under them panics. Without a stream
+// encoder and decoder have no goroutines, and are the collector's.
 type codec struct {
 	encoder *zstd.Encoder // nil: bases are stored plain
 	decoder *zstd.Decoder
@@ -78,7 +82,6 @@ func newCodec(x Compression) (codec, error) {
 		zstd.WithWindowSize(compressWindow), zstd.WithLowerEncoderMem(true),
 		zstd.WithEncoderConcurrency(min(runtime.GOMAXPROCS(0), compressEncodersMax)))
 	if err != nil {
-		k.decoder.Close()
 		return k, fmt.Errorf("pagecache: %w", err)
 	}
 	k.packed = make(chan []byte, packedBuffers)
@@ -144,13 +147,6 @@ func (k *codec) appendDecompressed(dst, data []byte) ([]byte, error) {
 		return dst, fmt.Errorf("compressed base: %w", err)
 	}
 	return out, nil
-}
-
-func (k *codec) close() {
-	if k.encoder != nil {
-		k.encoder.Close()
-	}
-	k.decoder.Close()
 }
 
 func (c *Cache) compress(data []byte) ([]byte, bool) { return c.codec.compress(data) }

@@ -29,8 +29,22 @@ func randomBytes(n int) []byte {
 func newTestCodec(t testing.TB, x Compression) *codec {
 	k, err := newCodec(x)
 	require.NoError(t, err)
-	t.Cleanup(k.close)
 	return &k
+}
+
+// TestDecompressAfterClose: Close closed the decoder under those who had read a page and were
+// about to decompress it, or were doing so, which panics.
+func TestDecompressAfterClose(t *testing.T) {
+	o := quiet(vfs.NewMem(), stringPages{})
+	o.Compress = Zstd
+	c := mustOpen(t, o)
+	want := bytes.Repeat([]byte("compress me "), 1000)
+	packed, ok := c.compress(want)
+	require.True(t, ok)
+	require.NoError(t, c.Close())
+	got, err := c.decompress(packed)
+	require.NoError(t, err)
+	require.Equal(t, want, got)
 }
 
 func TestCodec(t *testing.T) {

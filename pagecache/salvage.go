@@ -98,11 +98,6 @@ func OpenSalvager(fsys vfs.FS, dir string) (_ *Salvager, err error) {
 	if s.codec, err = newCodec(NotCompressed); err != nil {
 		return nil, err
 	}
-	defer func() {
-		if err != nil {
-			s.codec.close()
-		}
-	}()
 	if err := s.log.Scan(s.add); err != nil {
 		return nil, err
 	}
@@ -127,10 +122,7 @@ func OpenSalvager(fsys vfs.FS, dir string) (_ *Salvager, err error) {
 }
 
 // Close gives up the store's lock.
-func (s *Salvager) Close() error {
-	s.codec.close()
-	return s.log.Close()
-}
+func (s *Salvager) Close() error { return s.log.Close() }
 
 // pruneUpdates is how many updates of a page are kept before those are dropped
 // that cannot matter.
