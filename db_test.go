@@ -372,6 +372,25 @@ func TestMetrics(t *testing.T) {
 	require.LessOrEqual(t, m.Set.Latency.Mean(), m.Set.Latency.Max)
 	require.NoError(t, d.Close())
 	require.EqualValues(t, 100, d.Metrics().Set.Count)
+	require.Zero(t, d.Metrics().Memory)
+}
+
+// TestMetricsAfterClose: half of the counters were zero then, as if they were sizes.
+func TestMetricsAfterClose(t *testing.T) {
+	d, err := db.Open(t.TempDir(), &db.Options{CacheSize: 1, Durability: db.DurabilityNone})
+	require.NoError(t, err)
+	for i := range 4000 {
+		require.NoError(t, d.Set(fmt.Appendf(nil, "%d", i), bytes.Repeat([]byte("v"), 1000)))
+	}
+	before := d.Metrics().Pages
+	require.NotZero(t, before.Evictions)
+	require.NoError(t, d.Close())
+	after := d.Metrics()
+	require.GreaterOrEqual(t, after.Pages.Evictions, before.Evictions)
+	require.GreaterOrEqual(t, after.Pages.Rewrites, before.Rewrites)
+	require.NotZero(t, after.Pages.Snapshots)
+	require.Zero(t, after.Pages.Pages)
+	require.Zero(t, after.Space.Bytes)
 }
 
 // Bytes are counted once each, as what the user gave.
@@ -437,5 +456,6 @@ func TestMetricsDisk(t *testing.T) {
 	require.LessOrEqual(t, m.Space.Live, m.Space.Bytes+128<<10, "but for the segments being written")
 	require.NotZero(t, m.Space.Segments)
 	require.NoError(t, d.Close())
-	require.Zero(t, d.Metrics().Space)
+	require.Zero(t, d.Metrics().Space.Bytes)
+	require.Zero(t, d.Metrics().Space.Segments)
 }

@@ -13,8 +13,9 @@ var (
 	// ErrNotFound: the key is not there.
 	ErrNotFound = tree.ErrNotFound
 
-	// ErrTooLarge: a key is longer than MaxKeyBytes or a value longer than
-	// MaxValueBytes.
+	// ErrTooLarge: a key is longer than MaxKeyBytes, a value longer than
+	// MaxValueBytes or of a negative length, or a merge operand longer than about
+	// 250 KiB.
 	ErrTooLarge = tree.ErrTooLarge
 
 	// ErrReadOnly: a write to a store that was opened with

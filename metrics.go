@@ -291,8 +291,8 @@ type SpaceMetrics struct {
 	SlowedTime   time.Duration // for how long, all together
 }
 
-// Metrics returns what the store counted. After Close, the sizes are those of
-// a store that holds nothing.
+// Metrics returns what the store counted. After Close the counts stay, and the sizes
+// are those of a store that holds nothing.
 func (d *DB) Metrics() Metrics {
 	all := d.tree.Metrics()
 	cache := all.Cache

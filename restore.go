@@ -32,8 +32,9 @@ type RestoreOptions struct {
 //
 // The store is made beside dir, in a directory with ".restoring" in its name, and
 // renamed when it is complete and durable. So dir is there whole or not at all,
-// whatever happens; and an error leaves nothing behind, while after a crash the
-// other directory may be left, which can be removed.
+// whatever happens; and an error leaves nothing behind, but for a whole dir whose new
+// name could not be made durable, while after a crash the other directory may be left,
+// which can be removed.
 //
 // The store is a new one (see BackupWith), with the same content.
 //

@@ -92,28 +92,11 @@ func (m MemoryMetrics) sum() int64 {
 	return m.Table + m.Bases + m.Deltas + m.Positions + m.Retired + m.Buffers
 }
 
-// Metrics returns the cache's and the log's.
+// Metrics returns the cache's and the log's. After Close only the counters are left.
 func (c *Cache) Metrics() Metrics {
 	m := &c.metrics
-	free := uint64(c.pids.free())
-	if c.closed.Load() {
-		return Metrics{Log: c.log.Metrics()}
-	}
-	segments := c.log.Segments()
-	space := c.measureSpace(segments)
-	_, age := c.OldestMoment()
-	memory := c.memoryMetrics()
-	return Metrics{
+	out := Metrics{
 		Log:            c.log.Metrics(),
-		Memory:         memory,
-		MemoryBytes:    memory.sum(),
-		HeldBytes:      c.arena.Held(),
-		MappedBytes:    c.arena.Resident(),
-		RetiredItems:   c.epochs.Pending(),
-		Pages:          uint64(c.pids.max()) - free,
-		FreePages:      free,
-		OpenMoments:    c.moments.open.Load(),
-		OldestMoment:   age,
 		OpenedMoments:  c.moments.opened.Load(),
 		Conflicts:      m.conflicts.Load(),
 		Folds:          m.folds.Load(),
@@ -125,15 +108,10 @@ func (c *Cache) Metrics() Metrics {
 		Loads:          m.loads.Load(),
 		FragmentReads:  m.reads.Load(),
 		Snapshots:      m.snapshots.Load(),
-		Snapshotting:   m.snapshotting.Load(),
 		SnapshotTime:   time.Duration(m.snapshotTime.Load()),
 		SnapshotBytes:  m.snapshotBytes.Load(),
 		ReplayedOnOpen: m.replayed.Load(),
 
-		Segments:        len(segments),
-		SpaceBytes:      space.total,
-		LiveBytes:       space.live,
-		SpaceGoal:       space.goal,
 		CleanedBytes:    c.clean.bytes.Load(),
 		RewrittenBytes:  c.clean.written.Load(),
 		SlowedTime:      time.Duration(c.space.waited.Load()),
@@ -142,4 +120,27 @@ func (c *Cache) Metrics() Metrics {
 		CleanerReads:    c.clean.reads.Load(),
 		SlowedWrites:    m.slowed.Load(),
 	}
+	if !c.closed.Load() {
+		c.measureSizes(&out)
+	}
+	return out
+}
+
+// measureSizes fills in what is there now.
+func (c *Cache) measureSizes(out *Metrics) {
+	free := uint64(c.pids.free())
+	segments := c.log.Segments()
+	space := c.measureSpace(segments)
+	out.Memory = c.memoryMetrics()
+	out.MemoryBytes = out.Memory.sum()
+	out.HeldBytes = c.arena.Held()
+	out.MappedBytes = c.arena.Resident()
+	out.RetiredItems = c.epochs.Pending()
+	out.Pages = uint64(c.pids.max()) - free
+	out.FreePages = free
+	out.OpenMoments = c.moments.open.Load()
+	_, out.OldestMoment = c.OldestMoment()
+	out.Snapshotting = c.metrics.snapshotting.Load()
+	out.Segments = len(segments)
+	out.SpaceBytes, out.LiveBytes, out.SpaceGoal = space.total, space.live, space.goal
 }
