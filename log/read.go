@@ -137,8 +137,12 @@ func (l *Log) lost(s *segment, end LSN, err error) error {
 // were written to the file meanwhile, and found is false.
 func (l *Log) readBuffer(lsn LSN, target []byte, s *segment) (found bool, err error) {
 	for b := l.streams[s.stream].head.Load(); b != nil; b = b.next.Load() {
-		if b.segment != s || lsn < b.base || lsn+LSN(len(target)) > b.end() {
+		if b.segment != s || lsn < b.base || lsn >= b.end() {
 			continue
+		}
+		if lsn+LSN(len(target)) > b.end() {
+			// No record goes on in the next buffer.
+			return false, &CorruptError{File: segmentName(s.base), Offset: l.offset(s, lsn), LSN: lsn, Err: errNoRecord}
 		}
 		return b.read(lsn, target), nil
 	}

@@ -39,3 +39,17 @@ func TestReadTogether(t *testing.T) {
 	_, err := l.ReadTogether([]Position{ps[0], {LSN: ps[1].LSN + 1, Size: ps[1].Size}})
 	require.ErrorIs(t, err, ErrCorrupt)
 }
+
+// TestReadNoPosition reads where no update is, of what is still in memory: that was waited for
+// until somebody wrote more, or for ever.
+func TestReadNoPosition(t *testing.T) {
+	l, _ := open(t, tiny(vfs.NewMem()))
+	p, _ := write(t, l, Fresh, testUpdate(1))
+	for _, bad := range []Position{{p.LSN, p.Size + 1}, {p.LSN + 1, p.Size}, {p.LSN + 3, p.Size - 3}, {p.LSN + LSN(p.Size), 50}} {
+		_, _, err := l.Read(bad, nil)
+		require.ErrorIs(t, err, ErrCorrupt, "%v", bad)
+	}
+	_, _, err := l.Read(p, nil)
+	require.NoError(t, err)
+	require.NoError(t, l.Close())
+}
