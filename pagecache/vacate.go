@@ -18,10 +18,11 @@ import (
 // snapshot it builds on may, less the vacated segments. A segment counts as
 // vacated for a snapshot when three things came in this order:
 //
-//  1. all of its records were complete;
+//  1. all of its records were complete, and all the groups that these belong to;
 //  2. it was seen without live bytes. Bytes are booked as live before their record
-//     is complete, and given up only after the slot has changed; so no slot
-//     referred to the segment then, and none ever will, since it is closed;
+//     is complete, or the last part of their group, and given up only after the slot
+//     has changed; so no slot referred to the segment then, and none ever will,
+//     since it is closed;
 //  3. the snapshot fixed a replay start not below where the log ended at 2. So
 //     the records of all changes that took references away until then were
 //     complete, their PIDs were in the set, and this snapshot or one it builds
@@ -34,7 +35,7 @@ import (
 // REQUIRES: the caller holds checkpoint.mu.
 func (c *Cache) noteVacated() (tails log.Marks) {
 	k := &c.checkpoint
-	complete := log.Marks{c.log.CompletedPrefix(log.Fresh), c.log.CompletedPrefix(log.Survivors)}
+	complete := c.log.ReplayStart() // and not the completed prefix: there are groups under way
 	segments := c.log.Segments()
 	tails = log.Marks{c.log.Tail(log.Fresh), c.log.Tail(log.Survivors)}
 	there := make(map[LSN]log.Marks, len(k.vacated))
