@@ -49,7 +49,10 @@ type checkpointer struct {
 	// log ended when that was seen. See noteVacated.
 	vacated map[LSN]log.Marks
 
-	fruitless LSN // Guarded by mu. See checkpointForSpace.
+	// Guarded by mu. See checkpointForSpace.
+	fruitless   LSN
+	heldBack    log.Marks
+	fruitlessAt time.Time
 
 	last  atomic.Uint64 // LSN: replay start of the newest snapshot
 	bytes atomic.Int64  // of the files that the newest snapshot is composed of
@@ -72,6 +75,7 @@ const (
 	checkpointPoll  = 20 * time.Millisecond
 	snapshotsToKeep = 2
 	mergeRatio      = 2
+	fruitlessPause  = time.Second
 )
 
 // runCheckpointer is the checkpointer's goroutine.
@@ -115,18 +119,19 @@ func (c *Cache) writeCheckpoint() error {
 
 // checkpointForSpace writes the snapshots that it takes until segments without
 // live data can go: two, of which the second holds next to nothing. It reports
-// how many segments went. If that was none, since a record group under way holds
-// the replay start back, it does nothing until a segment more was written.
+// how many segments went. If that was none, since records or a group under way hold
+// the replay start back, it does nothing until a segment more was written, or they have
+// let go and fruitlessPause has passed.
 func (c *Cache) checkpointForSpace() (recycled int, err error) {
 	k := &c.checkpoint
 	lock(&k.mu)
 	defer k.mu.Unlock()
-	if c.log.Tail(log.Fresh) < k.fruitless {
+	if c.log.Tail(log.Fresh) < k.fruitless && (time.Since(k.fruitlessAt) < fruitlessPause || !notBelow(c.log.ReplayStart(), k.heldBack)) {
 		return 0, nil
 	}
 	for range snapshotsToKeep {
 		if !c.anyVacant() {
-			break
+			return recycled, nil // another snapshot has let them go
 		}
 		n, err := c.writeCheckpointLocked()
 		if recycled += n; err != nil {
@@ -134,7 +139,8 @@ func (c *Cache) checkpointForSpace() (recycled int, err error) {
 		}
 	}
 	if recycled == 0 {
-		k.fruitless = c.log.Tail(log.Fresh) + LSN(c.log.SegmentBytes())
+		tails := log.Marks{c.log.Tail(log.Fresh), c.log.Tail(log.Survivors)}
+		k.fruitless, k.heldBack, k.fruitlessAt = tails[log.Fresh]+LSN(c.log.SegmentBytes()), tails, time.Now()
 	}
 	return recycled, nil
 }

@@ -5,6 +5,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -81,5 +82,74 @@ func TestGroupUnderWayVacatesNothing(t *testing.T) {
 	for pid, page := range want {
 		require.Equal(t, page, mustGet(t, c, pid))
 	}
+	require.NoError(t, c.Close())
+}
+
+// vacate empties the oldest segment.
+func vacate(t *testing.T, c *Cache) {
+	c.clean.mu.Lock()
+	defer c.clean.mu.Unlock()
+	require.NoError(t, c.cleanSegment(c.log.Segments()[0].Base))
+}
+
+func openRested(t *testing.T) *Cache {
+	o := quiet(vfs.NewMem(), stringPages{})
+	o.SpaceTarget = 10_000 // the cleaner rests
+	c := mustOpen(t, o)
+	for range 300 {
+		mustAllocate(t, c, strings.Repeat("x", 150))
+	}
+	require.NoError(t, c.writeCheckpoint())
+	return c
+}
+
+// TestNothingToGoIsNotFruitless: the cleaner may ask for segments that another snapshot
+// has just let go. Then what it emptied next waited until a segment more was written, in
+// a store that nobody writes to for ever.
+func TestNothingToGoIsNotFruitless(t *testing.T) {
+	c := openRested(t)
+	n, err := c.checkpointForSpace()
+	require.NoError(t, err)
+	require.Zero(t, n)
+	vacate(t, c)
+	n, err = c.checkpointForSpace()
+	require.NoError(t, err)
+	require.Equal(t, 1, n)
+	require.NoError(t, c.Close())
+}
+
+// TestSegmentsGoWhenTheGroupHasEnded: while a group is under way no snapshot lets segments
+// go. When it has ended they must not wait until a segment more was written.
+func TestSegmentsGoWhenTheGroupHasEnded(t *testing.T) {
+	var c *Cache
+	var armed atomic.Bool
+	hookYield(t, func(p yieldPoint) {
+		if p != yieldUpdatePart || !armed.Swap(false) {
+			return
+		}
+		for range 2 {
+			if n, err := c.checkpointForSpace(); n != 0 || err != nil {
+				t.Error(n, err)
+			}
+		}
+		if c.checkpoint.fruitless == 0 {
+			t.Error("nothing was tried")
+		}
+	})
+	c = openRested(t)
+	vacate(t, c)
+	armed.Store(true)
+	u := c.Begin()
+	for range 2 {
+		_, err := u.Allocate([]byte(strings.Repeat("y", 1500)))
+		require.NoError(t, err)
+	}
+	_, err := u.Commit()
+	require.NoError(t, err)
+	require.Less(t, c.LogTail(), c.checkpoint.fruitless)
+	c.checkpoint.fruitlessAt = time.Time{}
+	n, err := c.checkpointForSpace()
+	require.NoError(t, err)
+	require.Equal(t, 1, n)
 	require.NoError(t, c.Close())
 }
