@@ -71,7 +71,7 @@ func Open(o Options) (*Cache, error) {
 	c.loads.pending = make(map[PID]*load)
 	c.borrowed.pages = make(map[PID]borrowedBase)
 	c.recovery.trees = make(map[uint64]Recovery)
-	c.clean.refused = make(map[LSN]bool)
+	c.clean.refused = make(map[LSN]refusal)
 	c.clean.wake = make(chan struct{}, 1)
 	c.evict.wake = make(chan struct{}, 1)
 	c.gather.wake = make(chan struct{}, 1)

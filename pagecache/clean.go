@@ -41,11 +41,27 @@ type cleaner struct {
 
 	// Guarded by mu.
 	pids     []PID
-	refused  map[LSN]bool // segments that could not be read
-	victims  []victim     // of the last survey, the best one last
-	surveyed LSN          // the log's end at that
-	reserve  int64        // bytes that emptying the best segment of the last survey takes
-	freeing  chan bool    // a page-table snapshot for the cleaner is under way: see snapshotEnded
+	refused  map[LSN]refusal // segments that could not be emptied
+	victims  []victim        // of the last survey, the best one last
+	surveyed LSN             // the log's end at that
+	barren   surveyMark      // of the last survey, if it found nothing
+	reserve  int64           // bytes that emptying the best segment of the last survey takes
+	freeing  chan bool       // a page-table snapshot for the cleaner is under way: see snapshotEnded
+}
+
+// A refusal says when a segment that could not be emptied is tried again: after longer and
+// longer, or never if it is corrupt.
+type refusal struct {
+	until   time.Time
+	pause   time.Duration
+	corrupt bool
+}
+
+// A surveyMark says when a survey was made: the sum of the ends of the log's streams, and
+// the time.
+type surveyMark struct {
+	logged LSN
+	at     time.Time
 }
 
 const (
@@ -64,6 +80,10 @@ const (
 	// In a store so small that its goal follows from spaceSegmentsMin it begins at so
 	// many segments beyond SpaceTarget: what is moved is merged, and so made small.
 	cleanSegmentsMin = 5
+	// cleanRetry is after how long a segment is tried again that could not be emptied, at
+	// first, and segments are surveyed again of which none was worth it.
+	cleanRetry    = 10 * time.Second
+	cleanRetryMax = time.Hour
 )
 
 // noteWriting wakes the cleaner when a quarter of a segment was written since space
@@ -176,7 +196,7 @@ func (c *Cache) snapshotEnded(wait bool) (went bool) {
 }
 
 // cleanNext cleans the best segment. It reports false if there is none, of those of
-// the last survey and of a new one.
+// the last survey and of a new one, which is made if it may find more.
 func (c *Cache) cleanNext(segments []log.SegmentInfo) bool {
 	k := &c.clean
 	for surveyed := false; ; surveyed = true {
@@ -188,12 +208,23 @@ func (c *Cache) cleanNext(segments []log.SegmentInfo) bool {
 				return c.cleanVictim(v)
 			}
 		}
-		if surveyed {
+		if surveyed || !c.maySurvey() {
 			return false
 		}
 		c.survey(segments)
 	}
 }
+
+// maySurvey reports whether the last survey found something, or so much was written
+// since, or so long has passed, that the next one may: it takes its time, and a store
+// that stays above its goal would be surveyed for ever.
+func (c *Cache) maySurvey() bool {
+	b := &c.clean.barren
+	return b.at.IsZero() || c.logged() >= b.logged+LSN(c.log.SegmentBytes()) || time.Since(b.at) >= cleanRetry
+}
+
+// logged grows with whatever is written to the log.
+func (c *Cache) logged() LSN { return c.log.Tail(log.Fresh) + c.log.Tail(log.Survivors) }
 
 // surveyIfDue surveys the segments if so much was written since the last time that
 // they have changed, and reports whether it did.
@@ -211,6 +242,7 @@ func (c *Cache) cleanVictim(v victim) bool {
 	err := c.cleanSegment(v.base)
 	switch {
 	case err == nil:
+		delete(c.clean.refused, v.base)
 		c.clean.cleaned.Add(1)
 		c.clean.bytes.Add(uint64(v.size))
 		paths.Hit(paths.Cleaned)
@@ -220,7 +252,8 @@ func (c *Cache) cleanVictim(v victim) bool {
 	case errors.Is(err, ErrClosed), errors.Is(err, errStopped):
 		return false
 	}
-	c.clean.refused[v.base] = true
+	pause := min(max(2*c.clean.refused[v.base].pause, cleanRetry), cleanRetryMax)
+	c.clean.refused[v.base] = refusal{time.Now().Add(pause), pause, errors.Is(err, ErrCorrupt)}
 	c.options.Logger.Error("pagecache: cleaning a segment failed", "segment", v.base.String(), "error", err)
 	return false
 }

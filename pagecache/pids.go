@@ -111,3 +111,10 @@ func (p *pids) free() int {
 	defer p.mu.Unlock()
 	return len(p.queue)
 }
+
+// used is the number of PIDs that do not wait.
+func (p *pids) used() int64 {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return int64(p.next) - 1 - int64(len(p.queue))
+}

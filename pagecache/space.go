@@ -16,7 +16,7 @@ import (
 // Live data are what all pages would take in the log if each were written merged
 // now. That is known only of pages that are: of the others it is
 //
-//	bases + growth x deltas + records of freed pages
+//	bases + growth x deltas + records of freed pages + a record's header per page
 //
 // bases and deltas being the bytes that pages refer to in the log, counted as they
 // are written and given up, and growth what a byte of delta adds to a base when it
@@ -96,18 +96,19 @@ func (c *Cache) measureSpace(segments []log.SegmentInfo) space {
 	if c.options.InMemory {
 		return s
 	}
-	referred := int64(0)
+	referred, pieces := int64(0), int64(0)
 	for _, g := range segments {
 		size := c.sizeOf(g)
 		s.total += size
 		referred += max(g.Live, 0)
+		pieces += max(g.Pieces, 0)
 		if g.End != 0 && g.Live == 0 {
 			s.waiting += size
 		}
 	}
 	s.idle = c.log.IdleBytes()
 	s.total += s.idle + c.checkpoint.bytes.Load()
-	s.live = c.liveBytes(referred)
+	s.live = c.liveBytes(referred) + min(c.pids.used(), pieces)*recordOverhead
 	least := spaceSegmentsMin * int64(c.log.SegmentBytes())
 	s.slack = max(s.live*int64(c.options.SpaceTarget-100)/100, least)
 	s.goal = s.live + s.slack

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"math/rand/v2"
 	"slices"
+	"time"
 
 	"github.com/pulkdb/db/log"
 )
@@ -48,9 +49,18 @@ func (c *Cache) survey(segments []log.SegmentInfo) {
 	k := &c.clean
 	k.surveyed = c.log.Tail(log.Fresh)
 	k.victims = c.bestVictims(segments)
-	if k.reserve = 0; len(k.victims) > 0 {
-		k.reserve = k.victims[len(k.victims)-1].cost
+	k.reserve, k.barren = 0, surveyMark{}
+	if n := len(k.victims); n > 0 {
+		k.reserve = k.victims[n-1].cost
+	} else {
+		k.barren = surveyMark{c.logged(), time.Now()}
 	}
+}
+
+// isRefused reports whether the segment could not be emptied and is not to be tried now.
+func (k *cleaner) isRefused(base LSN) bool {
+	r, ok := k.refused[base]
+	return ok && (r.corrupt || time.Now().Before(r.until))
 }
 
 func (c *Cache) bestVictims(segments []log.SegmentInfo) []victim {
@@ -58,7 +68,8 @@ func (c *Cache) bestVictims(segments []log.SegmentInfo) []victim {
 	all := make([]victim, len(segments))
 	for i, s := range segments {
 		all[i] = victim{base: s.Base, size: c.sizeOf(s)}
-		all[i].live = max(s.Live, 0)
+		// What is moved takes a record's header again.
+		all[i].live = max(s.Live, 0) + max(s.Pieces, 0)*recordOverhead
 		all[i].dead = all[i].size - all[i].live
 	}
 	stride := PID(max(1, int(c.pids.max())/max(surveySampleMin, surveySegmentSample*len(segments))))
@@ -68,7 +79,7 @@ func (c *Cache) bestVictims(segments []log.SegmentInfo) []victim {
 		s := segments[i]
 		v.cost = max(v.cost*int64(stride), v.live)
 		v.gain *= int64(stride)
-		if s.End == 0 || s.Live <= 0 || s.End > tail || c.clean.refused[s.Base] || (v.dead+v.gain)*segmentDeadMin < v.size {
+		if s.End == 0 || s.Live <= 0 || s.End > tail || c.clean.isRefused(s.Base) || (v.dead+v.gain)*segmentDeadMin < v.size {
 			continue
 		}
 		v.score = (float64(v.dead) + float64(v.gain)) / float64(v.cost+1)
@@ -100,11 +111,9 @@ func (c *Cache) surveyPage(word uint64, all []victim, seen []int) []int {
 		return seen
 	}
 	if c.headerAt(word).kind == nodeFree {
-		// It moves in a record of its own, whose header is no gain.
 		p := c.freeAt(word).position()
 		if i, ok := findVictim(all, c.log.SegmentOf(p.LSN)); ok && !p.IsZero() {
-			all[i].cost += int64(p.Size) + freeOverhead
-			all[i].gain -= freeOverhead
+			all[i].cost += int64(p.Size) + recordOverhead
 		}
 		return seen
 	}
@@ -140,8 +149,8 @@ func (c *Cache) surveyPage(word uint64, all []victim, seen []int) []int {
 	return seen
 }
 
-// freeOverhead is what the record of a freed page takes in the log beside its update.
-const freeOverhead = 16
+// recordOverhead is what a record takes in the log beside its updates, about.
+const recordOverhead = 14
 
 func findVictim(all []victim, base LSN) (int, bool) {
 	return slices.BinarySearchFunc(all, base, func(v victim, base LSN) int { return cmp.Compare(v.base, base) })
