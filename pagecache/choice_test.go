@@ -3,6 +3,7 @@ package pagecache
 import (
 	"errors"
 	"fmt"
+	"math"
 	"os"
 	"strings"
 	"testing"
@@ -111,5 +112,62 @@ func TestSmallPagesStay(t *testing.T) {
 	require.Zero(t, m.MovedPages)
 	require.Zero(t, m.SlowedWrites)
 	require.Less(t, m.SpaceBytes, m.SpaceGoal)
+	require.NoError(t, c.Close())
+}
+
+// TestNoLimit: who gives the largest numbers there are means that there is no limit.
+// Percentages of them overflowed, to a goal at the data and a cache that evicts for ever.
+func TestNoLimit(t *testing.T) {
+	for _, x := range []struct {
+		target int
+		cache  int64
+	}{{math.MaxInt, math.MaxInt64}, {math.MaxInt / 2, 1 << 58}, {math.MaxInt - 1, math.MaxInt64 / 3}} {
+		o := quiet(vfs.NewMem(), stringPages{})
+		o.SpaceTarget, o.CacheSize = x.target, x.cache
+		c := mustOpen(t, o)
+		for range 1000 {
+			pid, key := mustAllocate(t, c, strings.Repeat("x", 500))
+			_, err := c.Set(pid, key, []byte(strings.Repeat("y", 500)))
+			require.NoError(t, err)
+		}
+		require.NoError(t, c.Sync())
+		c.noteGrowth()
+		c.cleanOnce()
+		m := c.Metrics()
+		require.Greater(t, m.SpaceGoal, 50*m.LiveBytes)
+		require.Zero(t, m.MovedPages)
+		require.Zero(t, m.Evictions)
+		require.False(t, c.evict.tight.Load())
+		require.Positive(t, c.space.turn.Load())
+		require.NoError(t, c.Close())
+	}
+}
+
+// TestSpaceAfterOpen: page-table snapshots count as files from the start. They did only
+// from the first on that was written after Open, and never in a store that is read.
+func TestSpaceAfterOpen(t *testing.T) {
+	fs := vfs.NewMem()
+	c := mustOpen(t, quiet(fs, stringPages{}))
+	for range 300 {
+		mustAllocate(t, c, strings.Repeat("x", 150))
+	}
+	require.NoError(t, c.Close())
+	o := quiet(fs, stringPages{})
+	o.ReadOnly = true
+	c = mustOpen(t, o)
+	segments, all := 0, 0
+	names, err := fs.ReadDir("store")
+	require.NoError(t, err)
+	for _, name := range names {
+		size, _, err := fs.Stat("store/" + name)
+		require.NoError(t, err)
+		if strings.HasSuffix(name, ".seg") {
+			segments += int(size)
+		} else if name != "STORE" && name != "LOCK" {
+			all += int(size)
+		}
+	}
+	require.NotZero(t, all)
+	require.EqualValues(t, segments+all, c.Metrics().SpaceBytes)
 	require.NoError(t, c.Close())
 }

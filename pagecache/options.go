@@ -44,7 +44,7 @@ type Options struct {
 
 	// SpaceTarget is what the files of the log may take, in percent of live data,
 	// before writers are slowed for the cleaner's sake. Default 160. More means fewer
-	// bytes written.
+	// bytes written. More than 100,000 counts as that.
 	SpaceTarget int
 
 	// SegmentBytes and BufferBytes are the log's; see log.Options. Default for
@@ -98,6 +98,8 @@ func (o Options) withDefaults() Options {
 	setDefault(&o.IdleAfter, time.Second)
 	setDefault(&o.SnapshotBytes, 128<<20)
 	setDefault(&o.SpaceTarget, 160)
+	o.SpaceTarget = min(o.SpaceTarget, spaceTargetMax)
+	o.CacheSize = min(o.CacheSize, cacheSizeMax)
 	if o.SegmentBytes == 0 {
 		o.SegmentBytes = min(max(int(o.CacheSize/64), segmentBytesLeast), segmentBytesMost) &^ (segmentBytesLeast - 1)
 		setDefault(&o.BufferBytes, segmentBytesLeast) // whatever the cache, so that limits do not depend on it
@@ -114,6 +116,13 @@ const (
 
 // SpaceTargetMin is the least SpaceTarget.
 const SpaceTargetMin = 110
+
+// Who wants no limit may give the largest number there is. Percentages of these do not
+// overflow.
+const (
+	spaceTargetMax = 100_000
+	cacheSizeMax   = 1 << 50
+)
 
 func setDefault[T int | int64 | time.Duration](field *T, value T) {
 	if *field == 0 {

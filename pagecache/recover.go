@@ -146,6 +146,7 @@ func (r *replay) loadSnapshot() (snapshot.Header, bool, error) {
 	if !found {
 		c.forgetTable() // of a snapshot that proved unreadable half-way
 		k.chain, k.history = nil, nil
+		k.bytes.Store(0)
 		return h, false, nil
 	}
 	r.last, r.clock = h.MaxPID, h.Clock
@@ -162,6 +163,7 @@ func (k *checkpointer) begin(h snapshot.Header, files []snapshot.File) {
 		facts.segments[s.Base] = struct{}{}
 	}
 	k.chain = nil
+	fileBytes := int64(0)
 	for i, f := range files {
 		file := chainFile{File: f}
 		if i > 0 {
@@ -169,8 +171,10 @@ func (k *checkpointer) begin(h snapshot.Header, files []snapshot.File) {
 		}
 		k.chain = append(k.chain, file)
 		facts.files = append(facts.files, f.Sequence)
+		fileBytes += f.Bytes
 	}
 	k.history = []snapshotFacts{facts}
+	k.bytes.Store(fileBytes)
 }
 
 // apply replays one update.

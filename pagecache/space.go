@@ -114,7 +114,7 @@ func (c *Cache) measureSpace(segments []log.SegmentInfo) space {
 	s.goal = s.live + s.slack
 	// Not the slack that a small store has beyond its share: segments need that.
 	share := float64(c.options.SpaceTarget-100) / 100
-	c.space.turn.Store(int64(float64(s.live) * (1 + share) * share))
+	c.space.turn.Store(int64(min(float64(s.live)*(1+share)*share, math.MaxInt64/2)))
 	return s
 }
 
