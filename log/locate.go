@@ -56,12 +56,15 @@ func (l *Log) ScanSegment(base LSN, fn func(Update, Position) error) error {
 		if err != nil {
 			return err
 		}
+		if used == 0 { // of an opener with larger buffers
+			window = make([]byte, min(int(l.segmentBytes), 2*len(window)))
+		}
 		lsn += LSN(used)
 	}
 	return nil
 }
 
-// scanWindowBytes is how much a scan reads at a time beside one whole record.
+// scanWindowBytes is how much a scan reads at a time beside one whole record of this opener's.
 const scanWindowBytes = 256 << 10
 
 // scanRecords delivers the records that are whole in p and returns their bytes.
@@ -71,7 +74,7 @@ func scanRecords(p []byte, lsn LSN, s *segment, last bool, fn func(Update, Posit
 		at := lsn + LSN(off)
 		h, err := decodeRecord(p[off:], at, s.seed)
 		if err != nil {
-			if off > 0 && !last {
+			if !last {
 				return off, nil // begins in this window and ends in the next
 			}
 			return 0, &CorruptError{File: segmentName(s.base), Offset: int64(at - s.base), LSN: at, Err: err}

@@ -53,3 +53,27 @@ func TestReadNoPosition(t *testing.T) {
 	require.NoError(t, err)
 	require.NoError(t, l.Close())
 }
+
+// A segment is scanned by who has smaller buffers than its writer had, and so than its
+// records. It counted as corrupt.
+func TestScanLongRecords(t *testing.T) {
+	o := tiny(vfs.NewMem())
+	o.SegmentBytes, o.BufferBytes = 2<<20, 1<<20
+	l, _ := open(t, o)
+	want := []int{10, 900 << 10, 700 << 10, 20, 300 << 10}
+	for i, n := range want {
+		u := testUpdate(i)
+		u.Payload = make([]byte, n)
+		write(t, l, Fresh, u)
+	}
+	require.NoError(t, l.Close())
+	o.BufferBytes = 1 << 10
+	l, _ = open(t, o)
+	var got []int
+	require.NoError(t, l.ScanSegment(l.Segments()[0].Base, func(u Update, _ Position) error {
+		got = append(got, len(u.Payload))
+		return nil
+	}))
+	require.Equal(t, want, got)
+	require.NoError(t, l.Close())
+}
