@@ -77,6 +77,9 @@ func (g *Group) finish(end LSN) {
 	g.log.groupsMu.Lock()
 	defer g.log.groupsMu.Unlock()
 	g.end = end
+	if g.log.options.Discard {
+		delete(g.log.groups, g) // nobody asks for a replay start
+	}
 }
 
 // Marks are one LSN per stream.

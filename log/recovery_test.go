@@ -330,9 +330,46 @@ func TestDiscard(t *testing.T) {
 		l.Account(p, true)
 		require.NoError(t, l.Throttle())
 	}
+	// Groups are noted for those who ask for a replay start, and here nobody does: each
+	// stayed for ever.
+	g := l.NewGroup(Fresh)
+	for i := range 2 {
+		u := testUpdate(i)
+		r, err := g.Reserve(UpdateSize(u.PID, u.Version, len(u.Payload)), i == 1)
+		require.NoError(t, err)
+		r.Append(u)
+		r.Complete(0)
+	}
+	require.Empty(t, l.groups)
 	require.NoError(t, l.Sync())
 	require.Zero(t, l.Metrics().BytesWritten)
 	require.NoError(t, l.Close())
+}
+
+// TestTableOfALongLog: chunks of the segment table without a segment are passed over as a
+// whole. Whoever listed the segments looked at all there ever were, a million per TiB.
+func TestTableOfALongLog(t *testing.T) {
+	var table table
+	kept := &segment{}
+	kept.linked.Store(true)
+	for n := range uint64(5 * chunkSegments) {
+		table.put(n, &segment{})
+		table.put(n, kept) // counts once
+		if n != 3*chunkSegments+7 {
+			table.remove(n)
+			table.remove(n)
+		}
+	}
+	require.Equal(t, []*segment{kept}, table.all())
+	for i, c := range table.directory.Load().chunks {
+		used := 0
+		if i == 3 {
+			used = 1
+		}
+		require.EqualValues(t, used, c.used.Load())
+	}
+	table.remove(3*chunkSegments + 7)
+	require.Empty(t, table.all())
 }
 
 // TestDeadSegments: what lies behind the end is removed before anything is

@@ -81,7 +81,10 @@ type table struct {
 
 const chunkSegments = 256
 
-type chunk [chunkSegments]atomic.Pointer[segment]
+type chunk struct {
+	used  atomic.Int32 // slots that hold a segment, or are about to
+	slots [chunkSegments]atomic.Pointer[segment]
+}
 
 type directory struct {
 	first  uint64 // number of the first chunk
@@ -91,7 +94,7 @@ type directory struct {
 // find returns the segment with this number, or nil.
 func (t *table) find(number uint64) *segment {
 	if c := t.findChunk(number); c != nil {
-		return c[number%chunkSegments].Load()
+		return c.slots[number%chunkSegments].Load()
 	}
 	return nil
 }
@@ -112,7 +115,10 @@ func (t *table) put(number uint64, s *segment) {
 	if c == nil {
 		c = t.addChunk(number)
 	}
-	c[number%chunkSegments].Store(s)
+	c.used.Add(1)
+	if c.slots[number%chunkSegments].Swap(s) != nil {
+		c.used.Add(-1)
+	}
 }
 
 func (t *table) addChunk(number uint64) *chunk {
@@ -141,7 +147,9 @@ func (t *table) addChunk(number uint64) *chunk {
 
 func (t *table) remove(number uint64) {
 	if c := t.findChunk(number); c != nil {
-		c[number%chunkSegments].Store(nil)
+		if c.slots[number%chunkSegments].Swap(nil) != nil {
+			c.used.Add(-1)
+		}
 	}
 }
 
@@ -153,11 +161,11 @@ func (t *table) all() []*segment {
 	}
 	var list []*segment
 	for _, c := range d.chunks {
-		if c == nil {
-			continue
+		if c == nil || c.used.Load() == 0 {
+			continue // of a log that has been long, nearly all are empty
 		}
-		for i := range c {
-			if s := c[i].Load(); s != nil && s.linked.Load() {
+		for i := range c.slots {
+			if s := c.slots[i].Load(); s != nil && s.linked.Load() {
 				list = append(list, s)
 			}
 		}
