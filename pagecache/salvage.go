@@ -31,8 +31,8 @@ import (
 //     incarnation after which a later one wrote the same version of the page, or an
 //     older one, anew.
 //   - Updates of a group whose last part was not found do not count, unless the same
-//     incarnation wrote a later version of their page, or a page-table snapshot names
-//     them.
+//     incarnation wrote a later version of their page, and not the same one outside
+//     such a group, or a page-table snapshot names them.
 //   - A page is incomplete if a version between its base and its newest update is not
 //     there, or if a page-table snapshot has a newer version than was found.
 //   - A page is free if its newest update, or a page-table snapshot with the same or
@@ -181,9 +181,13 @@ func (p *salvagedPage) settle() {
 				newest = max(newest, u.incarnation)
 			}
 		}
+		// A group that was given up wrote versions that others wrote after it.
+		written := slices.ContainsFunc(p.updates[i:end], func(u salvagedUpdate) bool {
+			return u.incarnation >= newest && !u.partial && u.kind != log.KindConsolidate
+		})
 		for ; i < end; i++ {
-			if p.updates[i].incarnation >= newest {
-				kept = append(kept, p.updates[i])
+			if u := &p.updates[i]; u.incarnation >= newest && !(written && u.partial) {
+				kept = append(kept, *u)
 			}
 		}
 	}

@@ -50,6 +50,9 @@ func TestSalvagedState(t *testing.T) {
 		{"part of a group that was built upon", "a1.1 d2.1? d3.1", "a1 d2 d3"},
 		{"part of a group that another incarnation cut off", "a1.1 d2.1? d3.2", "a1 d3"},
 		{"page of a group without an end", "a1.1?", ""},
+		{"written by a group that was given up, and anew", "a1.1 r2.1? d2.1 d3.1", "a1 d2 d3"},
+		{"freed by a group that was given up", "a1.1 f2.1? d2.1", "a1 d2"},
+		{"cut off, and in part of a group that was built upon", "a1.1 d2.1 d2.2? d3.2", "a1 d2 d3"},
 	}
 	for _, test := range tests {
 		p := updatesOf(test.found)
