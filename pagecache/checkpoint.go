@@ -53,6 +53,7 @@ type checkpointer struct {
 	fruitless   LSN
 	heldBack    log.Marks
 	fruitlessAt time.Time
+	failedAt    time.Time // Guarded by mu. The last failure.
 
 	last  atomic.Uint64 // LSN: replay start of the newest snapshot
 	bytes atomic.Int64  // of the files that the newest snapshot is composed of
@@ -94,7 +95,7 @@ func (c *Cache) runCheckpointer() {
 		if int64(c.log.Tail(log.Fresh))-int64(c.checkpoint.last.Load()) < c.options.SnapshotBytes {
 			continue
 		}
-		if err := c.writeCheckpoint(); err != nil {
+		if err := c.writeCheckpointIfDue(); err != nil {
 			if errors.Is(err, errStopped) || errors.Is(err, ErrClosed) {
 				return
 			}
@@ -117,15 +118,33 @@ func (c *Cache) writeCheckpoint() error {
 	return err
 }
 
+// writeCheckpointIfDue is writeCheckpoint, but soon after a failure it does nothing: what
+// failed may last, as a full disk does, and trying takes time and space.
+func (c *Cache) writeCheckpointIfDue() error {
+	k := &c.checkpoint
+	lock(&k.mu)
+	defer k.mu.Unlock()
+	if k.failedLately() {
+		return nil
+	}
+	_, err := c.writeCheckpointLocked()
+	return err
+}
+
+func (k *checkpointer) failedLately() bool { return time.Since(k.failedAt) < fruitlessPause }
+
 // checkpointForSpace writes the snapshots that it takes until segments without
 // live data can go: two, of which the second holds next to nothing. It reports
 // how many segments went. If that was none, since records or a group under way hold
 // the replay start back, it does nothing until a segment more was written, or they have
-// let go and fruitlessPause has passed.
+// let go and fruitlessPause has passed. Nor does it do anything soon after a failure.
 func (c *Cache) checkpointForSpace() (recycled int, err error) {
 	k := &c.checkpoint
 	lock(&k.mu)
 	defer k.mu.Unlock()
+	if k.failedLately() {
+		return 0, nil
+	}
 	if c.log.Tail(log.Fresh) < k.fruitless && (time.Since(k.fruitlessAt) < fruitlessPause || !notBelow(c.log.ReplayStart(), k.heldBack)) {
 		return 0, nil
 	}
@@ -150,6 +169,11 @@ func (c *Cache) writeCheckpointLocked() (recycled int, err error) {
 	c.metrics.snapshotting.Store(true)
 	defer c.metrics.snapshotting.Store(false)
 	began := time.Now()
+	defer func() {
+		if err != nil {
+			k.failedAt = time.Now()
+		}
+	}()
 	start := c.replayStartBehind(c.noteVacated())
 	taken := c.written.take()
 	base := k.takeIn(taken)

@@ -74,7 +74,7 @@ func TestSegmentIsTriedAgain(t *testing.T) {
 // cleaning is not made again. It was made every few milliseconds, for ever, in a store that
 // stays above its goal.
 func TestNoSurveyForNothing(t *testing.T) {
-	c := openRested(t)
+	c := openRested(t, vfs.NewMem())
 	c.clean.mu.Lock()
 	segments := c.log.Segments()
 	require.False(t, c.cleanNext(segments), "all is live")

@@ -1,6 +1,7 @@
 package pagecache
 
 import (
+	"errors"
 	"fmt"
 	"strings"
 	"sync/atomic"
@@ -92,8 +93,8 @@ func vacate(t *testing.T, c *Cache) {
 	require.NoError(t, c.cleanSegment(c.log.Segments()[0].Base))
 }
 
-func openRested(t *testing.T) *Cache {
-	o := quiet(vfs.NewMem(), stringPages{})
+func openRested(t *testing.T, fs vfs.FS) *Cache {
+	o := quiet(fs, stringPages{})
 	o.SpaceTarget = 10_000 // the cleaner rests
 	c := mustOpen(t, o)
 	for range 300 {
@@ -107,7 +108,7 @@ func openRested(t *testing.T) *Cache {
 // has just let go. Then what it emptied next waited until a segment more was written, in
 // a store that nobody writes to for ever.
 func TestNothingToGoIsNotFruitless(t *testing.T) {
-	c := openRested(t)
+	c := openRested(t, vfs.NewMem())
 	n, err := c.checkpointForSpace()
 	require.NoError(t, err)
 	require.Zero(t, n)
@@ -136,7 +137,7 @@ func TestSegmentsGoWhenTheGroupHasEnded(t *testing.T) {
 			t.Error("nothing was tried")
 		}
 	})
-	c = openRested(t)
+	c = openRested(t, vfs.NewMem())
 	vacate(t, c)
 	armed.Store(true)
 	u := c.Begin()
@@ -148,6 +149,41 @@ func TestSegmentsGoWhenTheGroupHasEnded(t *testing.T) {
 	require.NoError(t, err)
 	require.Less(t, c.LogTail(), c.checkpoint.fruitless)
 	c.checkpoint.fruitlessAt = time.Time{}
+	n, err := c.checkpointForSpace()
+	require.NoError(t, err)
+	require.Equal(t, 1, n)
+	require.NoError(t, c.Close())
+}
+
+// TestSnapshotsThatFailAreRare: what keeps a page-table snapshot from being written, such
+// as a full disk, may last, and then it was tried 250 times a second. When it has passed,
+// snapshots are written again.
+func TestSnapshotsThatFailAreRare(t *testing.T) {
+	full := errors.New("no space")
+	var failing switchable
+	var tries atomic.Int32
+	c := openRested(t, vfs.NewFault(vfs.NewMem(), func(op vfs.Op) error {
+		if failing.on() && op.Kind == vfs.OpOpen && !strings.HasSuffix(op.Name, ".seg") {
+			tries.Add(1)
+			return full
+		}
+		return nil
+	}))
+	vacate(t, c)
+	failing.set()
+	_, err := c.checkpointForSpace()
+	require.ErrorIs(t, err, full)
+	for range 10 {
+		_, err := c.checkpointForSpace()
+		require.NoError(t, err)
+		require.NoError(t, c.writeCheckpointIfDue())
+	}
+	require.EqualValues(t, 1, tries.Load())
+	c.checkpoint.failedAt = time.Time{}
+	require.ErrorIs(t, c.writeCheckpointIfDue(), full)
+	require.EqualValues(t, 2, tries.Load())
+	failing.flag.Store(false)
+	c.checkpoint.failedAt = time.Time{}
 	n, err := c.checkpointForSpace()
 	require.NoError(t, err)
 	require.Equal(t, 1, n)
