@@ -437,6 +437,8 @@ func (c *commit) tryRouteOwned(pid PID, key []byte) (hi []byte, last bool, inste
 		return nil, false, 0, p.absent, false // an inner node, or a leaf reached from its left
 	case p.view.PID() != pid:
 		return nil, false, p.view.PID(), 0, false
+	case p.absent == 0: // it is lent to readers, and may have been reached from its left
+		return bytes.Clone(p.node.hi()), p.node.isLast(), 0, 0, false
 	case p.above.Owned():
 		return nil, false, 0, 0, true
 	}

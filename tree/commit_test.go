@@ -468,6 +468,44 @@ func TestEraseAndFill(t *testing.T) {
 	require.Len(t, rows(t, tr.Scan(nil, nil)), len(w.Ops))
 }
 
+// A leaf that a commit owns, that is lent to readers and that the walk reaches from its
+// left, as it does from a root that has been split, has the fence that it states. The
+// parent was asked, which is not known then: the process ended.
+func TestRouteToLentLeaf(t *testing.T) {
+	tr := openTree(t, tinyOnDisk(vfs.NewMem()))
+	old := tr.root.Load()
+	for i := range 200 {
+		set(t, tr, fmt.Sprintf("%05d", i), "value")
+	}
+	pid := leafOfKey(t, tr, "00100")
+	resident := func() (is bool) {
+		pinned(tr, func(g epoch.Guard) {
+			v, err := tr.cache.Peek(g, pid)
+			require.NoError(t, err)
+			is = v.Resident()
+		})
+		return is
+	}
+	for i := 0; resident(); i++ {
+		require.Less(t, i, 100000)
+		set(t, tr, fmt.Sprintf("9%05d", i), "fills the cache, so that others are evicted")
+	}
+	u := tr.cache.Begin()
+	defer u.Discard()
+	_, err := u.Acquire(pid)
+	require.NoError(t, err)
+	tr.root.Store(old)
+	_, found := get(t, tr, "00100")
+	require.True(t, found)
+	require.True(t, resident())
+	c := &commit{t: tr}
+	hi, last, instead, absent := c.routeOwned(pid, []byte("00100"))
+	require.Zero(t, instead)
+	require.Zero(t, absent)
+	require.False(t, last)
+	require.Less(t, "00100", string(hi))
+}
+
 // sameRows fails with the first difference.
 func sameRows(t testing.TB, want, got []string) {
 	t.Helper()
