@@ -33,18 +33,51 @@ import (
 // does no harm (tend). A blind update and a split that is finished late hold on to
 // the parent's version, which a join changes.
 //
-// A join is worth its writing when nodes are thin: less than a quarter full. What it
+// A join is worth its writing when nodes are thin: a quarter full at most. What it
 // makes is at most six tenths full, and a split makes nodes that are more than two
-// fifths full, so the two do not undo each other.
+// fifths full, so the two do not undo each other. Or what it makes are inner nodes with
+// so few children that they are never split (T8), however long the separators.
 const (
-	thinShare   = 25 // percent of a node's room: below, a node is joined
+	thinShare   = 25 // percent of a node's room: up to that, a node is joined
 	joinedShare = 60 // percent of it that the result fills at most
 	joinMax     = 32 // nodes that one join makes one of
 )
 
-// shareOf is the size of a node of which so many percent of the room are filled.
-func (o Options) shareOf(percent int) int {
-	return headerBytes + (o.MaxNodeBytes-headerBytes)*percent/100
+// A fill says what is in a node, in bytes. The fences do not count: they may be longer
+// than all of the node, and of those between nodes that are joined nothing stays.
+type fill struct {
+	content  int // what is neither header nor fence
+	lo, hi   int // fences
+	children int // of an inner node: so many at most
+}
+
+func fillOf(n node) fill {
+	f := fill{lo: n.loBytes(), hi: n.hiBytes()}
+	f.content = len(n) - headerBytes - f.lo - f.hi
+	if !n.isLeaf() {
+		f.children = n.count()
+	}
+	return f
+}
+
+// join is the fill of what f and right, which follows it, are joined to, about.
+func (f fill) join(right fill) fill {
+	return fill{f.content + right.content, f.lo, right.hi, f.children + right.children}
+}
+
+// within reports whether the content takes so many percent, at most, of the room that a
+// node has for it beside header and fences. Nothing always does.
+func (f fill) within(percent, nodeBytes int) bool {
+	return f.content*100 <= max(0, nodeBytes-headerBytes-f.lo-f.hi)*percent
+}
+
+func (f fill) thin(nodeBytes int) bool {
+	return f.children == 1 || f.within(thinShare, nodeBytes)
+}
+
+// joinable reports whether a join may make such a node.
+func (f fill) joinable(percent, nodeBytes int) bool {
+	return f.children > 0 && f.children < 2*innerChildrenMin || f.within(percent, nodeBytes)
 }
 
 // A join is one under way.
@@ -110,21 +143,25 @@ func (t *Tree) planJoin(pid PID) (*join, error) {
 	if err != nil || at < 0 {
 		return nil, err
 	}
-	limit := t.options.shareOf(joinedShare)
-	from, to, size := at, at+1, t.roughBytes(pid)
+	from, to, run := at, at+1, t.roughFill(pid)
 	for to-from < min(joinMax, len(children)) {
-		right, left := limit, limit // of what does not exist
-		if to < len(children) {
-			right = t.roughBytes(children[to].pid) - headerBytes
-		}
+		var left, right fill
 		if from > 0 {
-			left = t.roughBytes(children[from-1].pid) - headerBytes
+			left = t.roughFill(children[from-1].pid)
 		}
-		if size+min(left, right) > limit {
+		if to < len(children) {
+			right = t.roughFill(children[to].pid)
+		}
+		onRight := from == 0 || to < len(children) && right.content <= left.content
+		joined := left.join(run)
+		if onRight {
+			joined = run.join(right)
+		}
+		if !joined.joinable(joinedShare, t.options.MaxNodeBytes) {
 			break
 		}
-		size += min(left, right)
-		if right <= left {
+		run = joined
+		if onRight {
 			to++
 		} else {
 			from--
@@ -152,7 +189,7 @@ func (t *Tree) thinNode(pid PID) (lo []byte, level int, ok bool) {
 		return nil, 0, false
 	}
 	n, err := asNode(v.Base())
-	if err != nil || n.isRoot() || mergedBytes(v) >= t.thin.bytes {
+	if err != nil || n.isRoot() || !roughFillOf(v).thin(t.options.MaxNodeBytes) {
 		return nil, 0, false
 	}
 	return bytes.Clone(n.lo()), n.level(), true
@@ -185,20 +222,33 @@ func (t *Tree) siblings(pid PID, lo []byte, level int) (children []separator, at
 	return children, at, nil
 }
 
-// roughBytes is about what the page amounts to. One that is not in memory is read:
+// roughFill is about what the page amounts to. One that is not in memory is read:
 // what it takes in the log says little of a page from which much was deleted, and
 // neighbours of a thin node are often thin themselves.
-func (t *Tree) roughBytes(pid PID) int {
+func (t *Tree) roughFill(pid PID) fill {
+	full := fill{content: t.options.MaxNodeBytes}
 	if t.cache.Load(pid) != nil {
-		return t.options.MaxNodeBytes
+		return full
 	}
 	g := t.cache.Pin()
 	defer g.Unpin()
 	v, err := t.cache.Peek(g, pid)
-	if err != nil || !v.Resident() {
-		return t.options.MaxNodeBytes
+	if err != nil || !v.Resident() || !isNode(v.Base()) {
+		return full
 	}
-	return mergedBytes(v)
+	return roughFillOf(v)
+}
+
+// roughFillOf estimates what a view of a node amounts to.
+func roughFillOf(v pagecache.View) fill {
+	f := fillOf(v.Base())
+	f.content += mergedBytes(v) - len(v.Base())
+	for d := v.Newest(); d.Valid() && f.children > 0; d = d.Older() {
+		if x, err := asDelta(d.Data()); err == nil {
+			f.children += x.count()
+		}
+	}
+	return f
 }
 
 // acquire takes the pages' writer bits and merges them. Some may have been evicted
@@ -266,7 +316,8 @@ func follows(left, n node, pid PID) bool {
 // build makes the joined node and the parent without the separators of the others.
 func (j *join) build() (left, above []byte, ok bool) {
 	left = appendJoined(j.nodes)
-	if len(left) > j.t.options.shareOf(joinedShare+10) { // the plan's sizes are estimates
+	// The plan's sizes are estimates.
+	if !fillOf(left).joinable(joinedShare+10, j.t.options.MaxNodeBytes) {
 		return nil, nil, false
 	}
 	n, err := j.merge(j.parent.view)
@@ -352,9 +403,7 @@ func (j *join) settle(left, above node) {
 	if j.wanted > len(j.pids) || len(j.pids) == joinMax {
 		t.thin.note(j.pids[0]) // there is more
 	}
-	if !node(above).isRoot() && len(above) < t.thin.bytes {
-		t.thin.note(j.parent.view.PID())
-	}
+	t.thin.noteIf(j.parent.view.PID(), above)
 	if j.level == 0 {
 		paths.Hit(paths.JoinLeaf)
 		t.metrics.leafJoins.Add(1)

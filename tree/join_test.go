@@ -95,6 +95,36 @@ func TestJoins(t *testing.T) {
 	}
 }
 
+// Leaves are joined however long their fences are, and so are the nodes above. Fences
+// counted as content: a store whose keys begin alike for a quarter of a node, or more, kept
+// all its pages when it was emptied.
+func TestJoinsWithLongFences(t *testing.T) {
+	for _, prefix := range []int{60, 300} {
+		tr := openTree(t, tiny())
+		key := func(i int) []byte { return fmt.Appendf(nil, "%0*d", prefix+4, i) }
+		for i := range 200 {
+			require.NoError(t, tr.Set(key(i), []byte("value")))
+		}
+		inUse := func() (n int) {
+			for pid := PID(1); pid <= tr.cache.MaxPID(); pid++ {
+				if _, ok := tr.cache.InUse(pid); ok {
+					n++
+				}
+			}
+			return n
+		}
+		full := inUse()
+		require.NoError(t, tr.DeleteRange(nil, key(100)))
+		require.NoError(t, tr.DeleteRange(key(101), nil))
+		require.Eventually(t, func() bool {
+			joinAll(t, tr)
+			return inUse() < 20
+		}, 30*time.Second, time.Millisecond, "%d: of %d pages", prefix, full)
+		require.NoError(t, tr.Check())
+		require.Len(t, rows(t, tr.Scan(nil, nil)), 1)
+	}
+}
+
 // Filling and emptying a store again and again leaves it as small as the first time,
 // once what has few deltas is folded and joined.
 func TestFillAndEmptyCycles(t *testing.T) {

@@ -168,6 +168,9 @@ func (m *merger) finish(dst []byte) ([]byte, error) {
 	m.sortChanges()
 	m.sortErasures()
 	m.makePlan()
+	if m.count == 0 {
+		m.prefix = 0 // of no keys
+	}
 	return m.write(dst), nil
 }
 

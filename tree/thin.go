@@ -12,10 +12,10 @@ import (
 // fit the list is found by a walk over the tree afterwards; what was noted when a
 // process ended is noted again when the node is loaded.
 type thinNodes struct {
-	bytes  int // a node is thin below. Immutable.
-	count  atomic.Int64
-	missed atomic.Bool // the list was full
-	wake   chan struct{}
+	nodeBytes int // Options.MaxNodeBytes. Immutable.
+	count     atomic.Int64
+	missed    atomic.Bool // the list was full
+	wake      chan struct{}
 
 	mu    sync.Mutex // a leaf of the lock order
 	pids  []PID      // Guarded by mu. First noted, first looked after.
@@ -39,13 +39,13 @@ const (
 	joinPauseShare = 1
 )
 
-func newThinNodes(bytes int) *thinNodes {
-	return &thinNodes{bytes: bytes, wake: make(chan struct{}, 1), known: make(map[PID]struct{}), refused: make(map[PID]bool)}
+func newThinNodes(nodeBytes int) *thinNodes {
+	return &thinNodes{nodeBytes: nodeBytes, wake: make(chan struct{}, 1), known: make(map[PID]struct{}), refused: make(map[PID]bool)}
 }
 
 // noteIf notes page pid if n is a thin node and has siblings.
 func (x *thinNodes) noteIf(pid PID, n node) {
-	if len(n) < x.bytes && !n.isRoot() {
+	if !n.isRoot() && fillOf(n).thin(x.nodeBytes) {
 		x.note(pid)
 	}
 }
@@ -225,7 +225,7 @@ func (j *joiner) walk() (found bool) {
 			return found
 		}
 		for i := range n.count() {
-			if t.roughBytes(n.child(i)) < t.thin.bytes && n.count() > 1 {
+			if n.count() > 1 && t.roughFill(n.child(i)).thin(t.options.MaxNodeBytes) {
 				if t.load(n.child(i), true) == nil { // which notes it
 					found = found || t.thin.count.Load() > 0
 				}

@@ -66,7 +66,7 @@ func (o Options) withDefaults() Options {
 	if o.Cache.MergeDeltas == 0 {
 		o.Cache.MergeDeltas = mergeDeltasDefault
 	}
-	o.Cache.Materializer = materializer{fold: folder{merger: o.Merger, bytesMax: o.inlineMax()}, kept: newKeptLeaves(), thin: newThinNodes(o.shareOf(thinShare))}
+	o.Cache.Materializer = materializer{fold: folder{merger: o.Merger, bytesMax: o.inlineMax()}, kept: newKeptLeaves(), thin: newThinNodes(o.MaxNodeBytes)}
 	return o
 }
 
