@@ -1,5 +1,7 @@
 package tree
 
+import "bytes"
+
 // Where to cut a node that is too large.
 
 const (
@@ -9,7 +11,7 @@ const (
 )
 
 // cuts returns the entries before which to cut n, the node just merged; none if
-// it stays whole, as a leaf of one key does. The pieces have at least one key,
+// it stays whole, as a leaf of one key does, but see isolated. The pieces have at least one key,
 // of an inner node innerChildrenMin children, so that every split makes progress.
 //
 // Where the changes went tells what comes next: if nearly all went above (below)
@@ -28,6 +30,33 @@ func (m *merger) cuts(n node, nodeBytesMax int) []int {
 		return cuts
 	}
 	return cutEvenly(n, groups, nodeBytesMax*fillSplit/100)
+}
+
+// isolateNodes is how many nodes, or what part of the log's largest fragment, the
+// versions of a key may take before it has a leaf of its own. A page that exceeds the
+// largest fragment cannot be split any more, and no other key must be caught in it.
+const (
+	isolateNodes = 16
+	isolateShare = 4
+)
+
+func (t *Tree) isolateBytes() int {
+	return min(isolateNodes*t.options.MaxNodeBytes, t.cache.MaxFragment()/isolateShare)
+}
+
+// isolated returns the cuts that leave to the one key of a leaf a leaf of its own: what
+// lies below the key and what lies above it, of which nothing is there yet, become
+// others.
+func isolated(n node) (cuts []int) {
+	key := n.appendKey(nil, 0)
+	if bytes.Compare(n.lo(), key) < 0 {
+		cuts = append(cuts, 0)
+	}
+	next := append(key, 0)
+	if len(next) <= MaxKeyBytes && (n.isLast() || bytes.Compare(next, n.hi()) < 0) {
+		cuts = append(cuts, n.count())
+	}
+	return cuts
 }
 
 // groupStarts returns the first entry of each key, and the count at the end.

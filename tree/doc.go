@@ -64,7 +64,7 @@
 //	    version, means that the entry has been replaced.
 //	T8  A split makes progress: each piece has fewer keys than the node had, and an
 //	    inner piece at least innerChildrenMin children. A leaf of one key is not
-//	    split, whatever its size.
+//	    split, whatever its size, but to make its fences as narrow as can be.
 //	T9  A chunk page is named either by entries or by one draft, and a draft by the
 //	    page of drafts, at every instant and after every crash. An Open that may
 //	    write frees what the drafts that it finds have (draft.go).

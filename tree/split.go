@@ -240,7 +240,11 @@ func (s *split) plan(own bool) (outcome splitOutcome, err error) {
 	if s.node, err = m.mergeView(s.view, fold); err != nil || len(s.node) <= limit {
 		return splitUnneeded, err
 	}
-	if s.cuts = m.cuts(s.node, limit); len(s.cuts) == 0 {
+	s.cuts = m.cuts(s.node, limit)
+	if n := s.node; len(s.cuts) == 0 && n.isLeaf() && spanBytes(n, 0, n.count()) > s.t.isolateBytes() {
+		s.cuts = isolated(n)
+	}
+	if len(s.cuts) == 0 {
 		return splitUnneeded, nil
 	}
 	return 0, nil
@@ -413,10 +417,14 @@ func (s *split) count() {
 }
 
 // separatorAt returns the key before which a node is cut at entry i: in a leaf
-// the shortest that divides i from the one before, in an inner node i's.
+// the shortest that divides i from the one before, in an inner node i's. A leaf of one
+// key may be cut before it, and behind it: there the next key that there can be divides.
 func separatorAt(n node, i int) []byte {
+	if i == n.count() {
+		return append(n.appendKey(nil, i-1), 0)
+	}
 	key := n.appendKey(nil, i)
-	if !n.isLeaf() {
+	if !n.isLeaf() || i == 0 {
 		return key
 	}
 	return key[:commonPrefix(n.appendKey(nil, i-1), key)+1]

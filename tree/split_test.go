@@ -187,6 +187,36 @@ func TestManyVersions(t *testing.T) {
 	require.False(t, n.versioned(), "%v", n)
 }
 
+// A key with more versions than one record of the log holds does not keep others from
+// being split. Its leaf could not be written merged, nor split: all that was set beside it
+// went there, as long as somebody saw the versions.
+func TestVersionsBeyondOneRecord(t *testing.T) {
+	tr := openTree(t, tinyOnDisk(vfs.NewMem()))
+	var moments []*Moment
+	number := func(i int) string { return fmt.Sprintf("%060d", i) }
+	for i := 0; i*60 < 2*tr.cache.MaxFragment(); i++ {
+		set(t, tr, "m", number(i))
+		moments = append(moments, tr.OpenMoment())
+	}
+	for i := range 100 {
+		set(t, tr, fmt.Sprintf("l%03d", i), "below")
+		set(t, tr, fmt.Sprintf("n%03d", i), "above")
+	}
+	require.NotEqual(t, leafOfKey(t, tr, "m"), leafOfKey(t, tr, "l099"))
+	require.NotEqual(t, leafOfKey(t, tr, "m"), leafOfKey(t, tr, "n000"))
+	require.Greater(t, pages(tr), uint64(20))
+	require.NoError(t, tr.Check())
+	for i, m := range moments {
+		v, err := tr.GetAt(m, nil, []byte("m"))
+		require.NoError(t, err)
+		require.Equal(t, number(i), string(v))
+		m.Close()
+	}
+	set(t, tr, "m", "last")
+	require.Len(t, rows(t, tr.Scan(nil, nil)), 201)
+	require.NoError(t, tr.Check())
+}
+
 // What a leaf amounts to is never taken for less than it is. Each change of a row took
 // the row's bytes off once more, until the sum was negative and a join went on beyond
 // the last leaf.
