@@ -3,13 +3,17 @@ package db_test
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
+	"hash/crc32"
 	"io"
 	"io/fs"
+	"math"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -553,6 +557,35 @@ func TestRestorePlace(t *testing.T) {
 	require.NoError(t, err)
 	require.NoError(t, d.Close())
 	onlyIn(t, parent, "file", "real", "link")
+}
+
+// TestRestoreStamp: a header with a stamp that no store comes to, and a good checksum, made
+// the clock go round, and Restore hang.
+func TestRestoreStamp(t *testing.T) {
+	full, _ := smallBackup(t)
+	const stamp, sum = 36, 52
+	for _, value := range []uint64{math.MaxUint64, 1<<62 + 1} {
+		stream := bytes.Clone(full)
+		binary.LittleEndian.PutUint64(stream[stamp:], value)
+		binary.LittleEndian.PutUint32(stream[sum:], crc32.Checksum(stream[:sum], crc32.MakeTable(crc32.Castagnoli)))
+		_, err := restoreInMemory(stream)
+		require.ErrorIs(t, err, db.ErrCorrupt)
+	}
+}
+
+// TestRestorePanic: a Progress, or a reader, that panics left the store open and its
+// directory behind.
+func TestRestorePanic(t *testing.T) {
+	full, _ := smallBackup(t)
+	parent := t.TempDir()
+	before := runtime.NumGoroutine()
+	require.Panics(t, func() {
+		_ = db.RestoreWith(context.Background(), filepath.Join(parent, "new"), bytes.NewReader(full), db.RestoreOptions{
+			Progress: func(int64, int64) { panic("no") },
+		})
+	})
+	onlyIn(t, parent)
+	require.LessOrEqual(t, runtime.NumGoroutine(), before)
 }
 
 // restoreUntilKilled is the child of TestRestoreKill.

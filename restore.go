@@ -72,21 +72,27 @@ func RestoreWith(ctx context.Context, dir string, r io.Reader, o RestoreOptions)
 	if err != nil {
 		return err
 	}
+	var d *DB
+	complete := false
 	defer func() {
-		if err != nil {
+		if !complete { // also if r or Progress panics
+			if d != nil {
+				_ = d.Close() // once more, if it is closed
+			}
 			err = errors.Join(err, unmake())
 		}
 	}()
 	opts.Durability = DurabilityNone
-	d, err := Open(made, &opts)
-	if err != nil {
+	if d, err = Open(made, &opts); err != nil {
 		return err
 	}
 	x := &restore{ctx: ctx, into: d, r: newBackupReader(r), batch: d.NewBatch(), progress: o.Progress}
 	if err := errors.Join(x.run(), d.Close()); err != nil {
 		return err
 	}
-	return install(made, dir)
+	err = install(made, dir)
+	complete = err == nil
+	return err
 }
 
 // vacant says why no store can be made in dir, if there is something else than an empty
@@ -152,6 +158,9 @@ func install(made, dir string) error {
 	return nil
 }
 
+// stampMax is above every stamp that a store comes to.
+const stampMax = 1 << 62
+
 // restoreBatchBytes is how much is written at a time.
 const restoreBatchBytes = 256 << 10
 
@@ -188,6 +197,9 @@ func (x *restore) run() error {
 		}
 		if h.incremental == first || h.incremental && (h.store != last.store || h.since != last.stamp) {
 			return fmt.Errorf("%w: at offset %d", ErrBackupOrder, x.r.at)
+		}
+		if h.stamp > stampMax {
+			return x.r.corrupt(errFrame)
 		}
 		last = h
 		x.into.tree.RaiseClock(h.stamp)
