@@ -46,8 +46,9 @@ type BackupReport struct {
 // Reads and writes go on meanwhile, and it holds nobody up. It costs what a Snapshot
 // costs that is open as long, a scan, and one small write that makes all durable that is
 // in the backup: what Restore brings back is never more than the store has after a crash.
-// It holds half a MiB in memory at a time, and large values in parts. What it writes has
-// checksums; it is neither compressed nor encrypted.
+// It holds half a MiB in memory at a time, and large values in parts, but for those with
+// merge operands that are not folded yet. What it writes has checksums; it is neither
+// compressed nor encrypted.
 //
 // Errors: ctx's, w's, wrapped, ErrClosed, what reading and writing the store fail with;
 // ErrNoMerger, or a *MergeError, if there are operands that cannot be folded. A store that
@@ -58,7 +59,8 @@ func (d *DB) Backup(ctx context.Context, w io.Writer) (written int64, err error)
 	return report.Written, err
 }
 
-// BackupWith is Backup with options.
+// BackupWith is Backup with options. It fails with ErrInvalidOptions if Since is no
+// BackupPoint, and with ErrBackupOrder if it is not one of this store.
 //
 // An incremental backup has the keys of all leaves in which something has changed: a few
 // changes that are spread over all keys make it as large as a full one. It looks at every

@@ -24,7 +24,8 @@
 //	    the parent's slots come first.
 //	S5  Bad bytes never make the decoder panic or loop. What it allocates
 //	    before a checksum was right is bounded by the size of the file, and
-//	    after that by 2 MiB for slots, per goroutine, and 64 MiB for a footer.
+//	    after that by 2 MiB for slots, per goroutine, and 64 MiB for a footer, and
+//	    a dozen times as much for the lists in it.
 //	S6  A format version or required feature from the future is log.ErrVersion.
 //	    It is never taken for damage, and never skipped: the older file behind
 //	    it may lack what the log has dropped since.
