@@ -1,6 +1,7 @@
 package tree
 
 import (
+	"bytes"
 	"fmt"
 
 	"github.com/pulkdb/db/internal/testhooks"
@@ -29,6 +30,7 @@ func (t *Tree) getAt(moment uint64, dst, key []byte) ([]byte, error) {
 		return dst, err
 	}
 	s := seek{key: key}
+	var gone []byte // the list of chunks that has lost one
 	for {
 		g, p, err := t.locate(0, &s, 0)
 		if err != nil {
@@ -72,7 +74,20 @@ func (t *Tree) getAt(moment uint64, dst, key []byte) ([]byte, error) {
 		case current:
 			return out, nil
 		}
+		if gone, err = stillGone(gone, &x, key); err != nil {
+			return dst, err
+		}
 	}
+}
+
+// stillGone returns the list of chunks in x, of which one is gone, or ErrCorrupt if it
+// is the one that was found before. Chunks go when an entry has been replaced (T7), so
+// who looks again finds another.
+func stillGone(before []byte, x *pile, key []byte) ([]byte, error) {
+	if before != nil && bytes.Equal(before, x.base) {
+		return nil, fmt.Errorf("%w: value of %q has lost a chunk", ErrCorrupt, key)
+	}
+	return x.base, nil
 }
 
 // smooth folds, in memory, a page that a reader found deltas on, now and then: the

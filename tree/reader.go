@@ -219,6 +219,9 @@ func (r *ValueReader) WriteTo(w io.Writer) (written int64, err error) {
 	}
 	for {
 		part := *b
+		if r.closed.Load() {
+			return written, ErrClosed
+		}
 		if r.chunks == nil && r.offset < r.size {
 			part = r.whole[r.offset:]
 		} else if n, err := r.readAt(part, r.offset); err == io.EOF {

@@ -177,6 +177,17 @@ func checkReader(t *testing.T, tr *Tree, key string, want []byte) {
 	require.ErrorIs(t, err, ErrClosed)
 }
 
+// A closed reader gives nothing. One of a short value wrote it all before it failed.
+func TestWriteToAfterClose(t *testing.T) {
+	r := NewValueReader([]byte("value"))
+	require.NoError(t, r.Close())
+	var b bytes.Buffer
+	n, err := r.WriteTo(&b)
+	require.ErrorIs(t, err, ErrClosed)
+	require.Zero(t, n)
+	require.Zero(t, b.Len())
+}
+
 // A reader sees one moment: its value stays while it is replaced and deleted, and
 // its space comes back when the reader is closed.
 func TestReaderSeesOneMoment(t *testing.T) {

@@ -143,6 +143,7 @@ func (t *Tree) absent(key []byte) (bool, error) {
 // current returns key's value, nil if it is absent, and how it is stored.
 func (t *Tree) current(key []byte) (value []byte, stored expectation, err error) {
 	s := seek{key: key}
+	var gone []byte // the list of chunks that has lost one
 	for {
 		g, p, err := t.locate(0, &s, 0)
 		if err != nil {
@@ -171,6 +172,9 @@ func (t *Tree) current(key []byte) (value []byte, stored expectation, err error)
 				value = nil
 			}
 			return value, stored, err
+		}
+		if gone, err = stillGone(gone, &x, key); err != nil {
+			return nil, stored, err
 		}
 	}
 }

@@ -74,6 +74,32 @@ func TestVerifyFindsUnnamedPage(t *testing.T) {
 	require.ErrorContains(t, err, fmt.Sprintf("page %d", pid))
 }
 
+// A value that has lost a chunk is damage. Whoever read it, Verify included, looked it up
+// again and again for ever.
+func TestLostChunk(t *testing.T) {
+	tr := openTree(t, tiny())
+	key, large := []byte("key"), make([]byte, 300)
+	require.NoError(t, tr.Set(key, large))
+	list, err := tr.chunksAt(newestMoment, key)
+	require.NoError(t, err)
+	chunks, _ := readChunks(list)
+	c, ok := chunks.next()
+	require.True(t, ok)
+	u := tr.cache.Begin()
+	v, err := u.Acquire(c.pid)
+	require.NoError(t, err)
+	u.Free(v)
+	_, err = u.Commit()
+	require.NoError(t, err)
+
+	_, err = tr.GetTo(nil, key)
+	require.ErrorIs(t, err, ErrCorrupt)
+	_, _, err = tr.CompareAndSwap(key, large, []byte("new"))
+	require.ErrorIs(t, err, ErrCorrupt)
+	require.ErrorIs(t, tr.Verify(context.Background(), nil), ErrCorrupt)
+	require.NoError(t, tr.Set(key, []byte("new")))
+}
+
 func TestVerifyEnds(t *testing.T) {
 	tr := openTree(t, tinyOnDisk(vfs.NewMem()))
 	for i := range 200 {
