@@ -3,6 +3,8 @@ package db_test
 import (
 	"context"
 	"fmt"
+	"os"
+	"path/filepath"
 	"slices"
 	"testing"
 
@@ -109,4 +111,26 @@ func TestVerifyInEveryKindOfStore(t *testing.T) {
 	require.NoError(t, err)
 	require.NoError(t, reader.Verify(ctx))
 	require.NoError(t, reader.Close())
+}
+
+// TestOnlySegmentLost: the error named a file that never was, since no other of the stream
+// was left.
+func TestOnlySegmentLost(t *testing.T) {
+	dir := t.TempDir()
+	d := open(t, dir, nil)
+	fill(t, d, "a")
+	require.NoError(t, d.Close())
+	names, err := filepath.Glob(filepath.Join(dir, "*.seg"))
+	require.NoError(t, err)
+	require.Len(t, names, 1)
+	for _, lose := range []func() error{
+		func() error { return os.Truncate(names[0], 0) },
+		func() error { return os.Remove(names[0]) },
+	} {
+		require.NoError(t, lose())
+		_, err = db.Open(dir, nil)
+		var corrupt *db.CorruptError
+		require.ErrorAs(t, err, &corrupt)
+		require.Equal(t, filepath.Base(names[0]), corrupt.File)
+	}
 }

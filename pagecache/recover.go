@@ -85,7 +85,11 @@ func (r *replay) checkEnds(ends log.Marks) error {
 	}
 	for s := range ends {
 		if ends[s] < r.durable[s] {
-			return r.c.log.Corrupt(log.Position{LSN: ends[s]}, fmt.Errorf("the %v stream ends here and was durable up to %v", log.Stream(s), r.durable[s]))
+			at := ends[s]
+			if at == 0 {
+				at = r.c.log.SegmentOf(r.durable[s] - 1) // no segment of the stream is left
+			}
+			return r.c.log.Corrupt(log.Position{LSN: at}, fmt.Errorf("the %v stream ends here and was durable up to %v", log.Stream(s), r.durable[s]))
 		}
 	}
 	return nil
