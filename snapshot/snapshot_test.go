@@ -333,3 +333,23 @@ func overwrite(t testing.TB, fs vfs.FS, sequence uint64, p []byte) {
 	require.NoError(t, err)
 	require.NoError(t, f.Close())
 }
+
+type modeFS struct {
+	*vfs.Mem
+	mode os.FileMode
+}
+
+func (f *modeFS) OpenFile(name string, flag int, mode os.FileMode) (vfs.File, error) {
+	f.mode = mode
+	return f.Mem.OpenFile(name, flag, mode)
+}
+
+// TestMode: of all files of a store snapshots alone were closed to the group, whatever the
+// umask: another of its members could not write over what a crash had left of one.
+func TestMode(t *testing.T) {
+	fs := &modeFS{Mem: newFS(t)}
+	w, err := Create(fs, testDir, exampleHeader().Identity)
+	require.NoError(t, err)
+	w.Discard()
+	require.Equal(t, os.FileMode(0o666), fs.mode)
+}

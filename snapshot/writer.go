@@ -54,7 +54,7 @@ func Create(fsys vfs.FS, dir string, id Identity) (*Writer, error) {
 		return nil, fmt.Errorf("snapshot: create: %w", err)
 	}
 	w := &Writer{fs: fsys, dir: dir, identity: id, encoder: encoder}
-	w.file, err = fsys.OpenFile(w.tempName(), os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o644)
+	w.file, err = fsys.OpenFile(w.tempName(), os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o666)
 	if err != nil {
 		return nil, fmt.Errorf("snapshot: create: %w", err)
 	}
