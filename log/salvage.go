@@ -67,8 +67,8 @@ type Salvaged struct {
 	// Last is the LSN of the last part of the update's group; zero if there is none.
 	// If that does not count, the group does not.
 	Last LSN
-	// Partial: it is a part of a group of which the last part was not found, so
-	// that the group may never have counted.
+	// Partial: it is a part of a group of which the last part was not found, or is not
+	// known, so that the group may never have counted.
 	Partial bool
 }
 

@@ -41,7 +41,7 @@ func TestSalvager(t *testing.T) {
 				got, _, err := s.Read(u.Position, nil)
 				require.NoError(t, err)
 				require.Equal(t, want[u.Position], got)
-				require.False(t, u.Partial)
+				require.False(t, u.Partial && u.Stamp != 0)
 				found[u.Position] = true
 				return nil
 			}))
@@ -111,7 +111,7 @@ func TestSalvagerDoubts(t *testing.T) {
 		require.NoError(t, err)
 		defer s.Close()
 		require.NoError(t, s.Scan(func(u Salvaged) error { return nil }))
-		s.CutTorn(Marks{}, Marks{}, nil)
+		s.CutTorn(Marks{}, Marks{}, map[LSN]bool{})
 		for _, p := range []Position{first, second, last[0], last[1]} {
 			require.True(t, s.Counts(p.LSN) || p == last[0])
 			if s.Doubtful(p.LSN) {
@@ -125,8 +125,9 @@ func TestSalvagerDoubts(t *testing.T) {
 	require.Equal(t, []Position{second}, doubtful())
 }
 
-// A segment that is missing, of which nothing says that it was durable, ends its
-// stream: a crash took its name. It was reported, and what follows it counted.
+// A segment that is missing or has no header, of which nothing says that it was
+// durable, ends its stream: a crash took its name or its header. It was reported, and
+// what follows it counted.
 func TestSalvagerUnnamedSegment(t *testing.T) {
 	mem := vfs.NewMem()
 	l, _ := open(t, tiny(mem))
@@ -146,17 +147,55 @@ func TestSalvagerUnnamedSegment(t *testing.T) {
 			middle = base
 		}
 	}
+	look := func() {
+		s, err := OpenSalvager(fs, "d")
+		require.NoError(t, err)
+		defer s.Close()
+		require.NoError(t, s.Scan(func(Salvaged) error { return nil }))
+		s.CutTorn(Marks{}, Marks{}, nil)
+		for _, p := range all {
+			require.Equal(t, p.LSN < middle, s.Counts(p.LSN), "%v", p)
+		}
+		require.Empty(t, s.Missing(nil, Marks{}))
+		ends, marks := s.Ends()
+		require.GreaterOrEqual(t, ends[Fresh], marks[Fresh])
+		for _, d := range s.Damage() {
+			require.ErrorIs(t, d.Err, errHeader)
+		}
+	}
+	require.True(t, fs.Corrupt("d/"+segmentName(middle), 5, 1))
+	look()
 	require.NoError(t, fs.Remove("d/"+segmentName(middle)))
-	s, err := OpenSalvager(fs, "d")
+	look()
+}
+
+// What is left of a record that is a part of a group counts no more than the group,
+// of which nothing is known then. It counted.
+func TestSalvagerPartOfAGroup(t *testing.T) {
+	mem := vfs.NewMem()
+	l, _ := open(t, tiny(mem))
+	g := l.NewGroup(Fresh)
+	r, err := g.Reserve(200, false)
+	require.NoError(t, err)
+	first, second := r.Append(testUpdate(1)), r.Append(testUpdate(2))
+	r.Complete(0)
+	r, err = g.Reserve(100, true)
+	require.NoError(t, err)
+	r.Append(testUpdate(3))
+	r.Complete(7)
+	require.NoError(t, l.Close())
+	base := l.segmentAt(first.LSN).base
+	require.True(t, mem.Corrupt("d/"+segmentName(base), int64(first.LSN-base), 1))
+	s, err := OpenSalvager(mem, "d")
 	require.NoError(t, err)
 	defer s.Close()
-	require.NoError(t, s.Scan(func(Salvaged) error { return nil }))
-	s.CutTorn(Marks{}, Marks{}, nil)
-	for _, p := range all {
-		require.Equal(t, p.LSN < middle, s.Counts(p.LSN), "%v", p)
-	}
-	require.Empty(t, s.Damage())
-	require.Empty(t, s.Missing(nil, Marks{}))
+	partial := map[Position]bool{}
+	require.NoError(t, s.Scan(func(u Salvaged) error {
+		partial[u.Position] = u.Partial
+		return nil
+	}))
+	require.Len(t, partial, 2)
+	require.True(t, partial[second])
 }
 
 // Nothing is written, and a writer keeps a Salvager out.

@@ -158,7 +158,9 @@ func (x *segmentScan) at(off int) (int, error) {
 		if u, err = verifyUpdate(x.data[off:off+n], lsn, seedOf(incarnation)); err == nil {
 			x.settle(incarnation)
 			u.Payload, x.loose = nil, !testhooks.SalvageMissSecond.On()
-			return n, x.fn(Salvaged{Update: u, Position: Position{lsn, uint32(n)}, Incarnation: incarnation})
+			// Only a part of a group, and not the last, has no stamp. Where the last is, its
+			// record would have said.
+			return n, x.fn(Salvaged{Update: u, Position: Position{lsn, uint32(n)}, Incarnation: incarnation, Partial: u.Stamp == 0})
 		}
 	}
 	return 0, nil

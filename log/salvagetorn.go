@@ -37,30 +37,35 @@ func (s *Salvager) ownMark(seg *salvagedSegment) LSN {
 // CutTorn decides, after Scan, what a crash has torn, as Replay would. A stream ends
 // at the first place that cannot be read and that lies above all durable marks, those
 // given among them: what follows in it does not count, and is no damage. It ends as
-// well before a segment that is missing, of which nothing says that it was durable:
-// then its name was not. Those that end by from were reused.
+// well before a segment that is missing or has no header, of which nothing says that
+// it was durable: then its name or its header was not. Those that end by from were
+// reused.
 //
 // Nor does a segment without a header count of which neither its own records nor
-// another segment, nor the caller, says that it was durable; but if there is any of
-// which they do, it was not a crash that took the headers.
+// another segment that counts, nor the caller, says that it was durable; but if there
+// is any of which they do, it was not a crash that took the headers.
+//
+// With needed nil, for want of a page-table snapshot, nothing is doubted: whoever has
+// none misses whatever the damage may have cost.
 func (s *Salvager) CutTorn(durable, from Marks, needed map[LSN]bool) {
-	beheaded := false
-	for _, seg := range s.segments {
-		seg.counts = seg.headed || seg.counts || needed[seg.base] || seg.mark > seg.base+headerBytes
-		beheaded = beheaded || seg.counts && !seg.headed
-	}
-	for _, seg := range s.segments {
-		seg.counts = seg.counts || beheaded
-	}
 	for i := range s.marks {
 		s.marks[i] = max(s.marks[i], durable[i])
 	}
 	for _, seg := range s.segments {
-		if seg.headed && seg.prevBase != 0 && s.byBase[seg.prevBase] == nil && !needed[seg.prevBase] &&
+		prev := s.byBase[seg.prevBase]
+		if seg.headed && seg.prevBase != 0 && (prev == nil || !prev.headed) && !needed[seg.prevBase] &&
 			seg.prevEnd > from[seg.stream] && s.marks[seg.stream] <= seg.prevBase+headerBytes {
 			s.tear(seg.stream, seg.prevBase)
-			s.ends[seg.stream] = seg.prevBase + headerBytes // a mark there says nothing of it
 		}
+	}
+	beheaded := false
+	for _, seg := range s.segments {
+		named := seg.counts && !s.isTorn(seg.stream, seg.base)
+		seg.counts = seg.headed || named || needed[seg.base] || seg.mark > seg.base+headerBytes
+		beheaded = beheaded || seg.counts && !seg.headed
+	}
+	for _, seg := range s.segments {
+		seg.counts = seg.counts || beheaded
 	}
 	for _, d := range s.damage {
 		if d.Streams == 1 && d.LSN >= s.marks[d.Stream] && d.LSN > s.byStart(d.LSN) {
@@ -71,14 +76,17 @@ func (s *Salvager) CutTorn(durable, from Marks, needed map[LSN]bool) {
 		seg := s.byBase[s.byStart(d.LSN)]
 		return d.Streams == 1 && s.isTorn(d.Stream, d.LSN) && !testhooks.SalvageReportTorn.On() || d.File != identityName && seg != nil && !seg.counts
 	})
-	s.doubt(needed)
+	if needed != nil {
+		s.doubt(needed)
+	}
 }
 
 // tear ends the stream at the LSN.
 func (s *Salvager) tear(stream Stream, at LSN) {
 	if s.torn[stream] == 0 || at < s.torn[stream] {
 		s.torn[stream] = at
-		s.ends[stream] = min(s.ends[stream], at)
+		// A mark where a segment begins says nothing of the segment.
+		s.ends[stream] = min(s.ends[stream], max(at, s.byStart(at)+headerBytes))
 	}
 }
 

@@ -27,12 +27,13 @@ import (
 //   - Updates that an earlier recovery cut off do not count. They are those behind
 //     the end of their segment, which the next one's header states; and if that is
 //     lost, those that nothing says to have been durable: neither a mark of their
-//     incarnation, nor a page-table snapshot that names them; and those of an
+//     incarnation, nor the page-table snapshot, which names them; and those of an
 //     incarnation after which a later one wrote the same version of the page, or an
-//     older one, anew.
-//   - Updates of a group whose last part was not found do not count, unless the same
-//     incarnation wrote a later version of their page, and not the same one outside
-//     such a group, or a page-table snapshot names them.
+//     older one, anew. Without any page-table snapshot the last is all that is known.
+//   - Updates of a group whose last part was not found, or is not known because their
+//     own record is damaged, do not count, unless the same incarnation wrote a later
+//     version of their page, and not the same one outside such a group, or a page-table
+//     snapshot names them.
 //   - A page is incomplete if a version between its base and its newest update is not
 //     there, or if a page-table snapshot has a newer version than was found.
 //   - A page is free if its newest update, or a page-table snapshot with the same or
@@ -257,7 +258,10 @@ func (p *salvagedPage) list(positions []log.Position) {
 
 // judge finds out what is missing as a whole.
 func (s *Salvager) judge(h snapshot.Header, found bool, durable log.Marks) {
-	needed := make(map[LSN]bool)
+	var needed map[LSN]bool
+	if found {
+		needed = make(map[LSN]bool)
+	}
 	for _, ref := range h.Segments {
 		needed[ref.Base] = true
 	}

@@ -280,7 +280,7 @@ type salvaged struct {
 	values     crashtest.State
 	lost       []LostRange
 	lostValues map[string]bool
-	anyKey     bool // any key may be lost
+	anyKey     string // why any key may be lost
 }
 
 func (y *wreckage) salvage() (*salvaged, error) {
@@ -306,7 +306,7 @@ func (y *wreckage) salvage() (*salvaged, error) {
 		},
 		Lost: func(l LostRange) {
 			if strings.HasPrefix(l.Why, "updates that could not be read") {
-				out.anyKey = true
+				out.anyKey = l.Why
 				return
 			}
 			out.lost = append(out.lost, l)
@@ -322,10 +322,10 @@ func (y *wreckage) salvage() (*salvaged, error) {
 // compare says where out is not what must come out.
 func (y *wreckage) compare(out *salvaged) error {
 	l := y.log()
-	if out.anyKey && y.harmless() {
-		return fmt.Errorf("%sany key is reported as lost, but nothing is", y.what)
+	if out.anyKey != "" && y.harmless() {
+		return fmt.Errorf("%snothing is lost, but: %s", y.what, out.anyKey)
 	}
-	unmissed := out.anyKey || l.unmissed()
+	unmissed := out.anyKey != "" || l.unmissed()
 	pages := y.pages(l)
 	leaves, orphans := y.leaves(pages)
 	for i := range wreckKeys {
@@ -387,10 +387,10 @@ func salvageWrecks(seed int64, stores, ways int, broken *testhooks.Switch) (n wr
 			if err == nil {
 				n.keys += len(out.values)
 				n.lost += len(out.lost) + len(out.lostValues)
-				if out.anyKey {
+				if out.anyKey != "" {
 					n.anyKey++
 				}
-				if out.anyKey || len(out.lost)+len(out.lostValues) > 0 {
+				if out.anyKey != "" || len(out.lost)+len(out.lostValues) > 0 {
 					n.done.Answers[1]++
 				} else {
 					n.done.Answers[2]++

@@ -161,8 +161,9 @@ type wreckLog struct {
 	doubt  map[log.LSN]log.LSN // by segment: from there on it may have been cut off
 	own    map[wreckOwner]log.LSN
 
-	// dropped: nothing is left that says of a missing segment that it was durable. So
-	// what an earlier recovery cut off before it may come back.
+	// dropped: nothing is left of a segment, which is missing or has lost its header,
+	// that says it was there or was durable, or there is no snapshot. So what an earlier
+	// recovery cut off before it may come back.
 	dropped bool
 }
 
@@ -173,14 +174,15 @@ type wreckOwner struct {
 }
 
 // log finds out what counts, as a recovery would: a stream ends at the first place
-// that cannot be read and is above all marks that are left. Of a segment without a
-// header something must say that it was durable; if one has lost its header of which
-// something does, a crash has not taken the headers, and all count.
+// that cannot be read and is above all marks that are left, a segment that is missing
+// or without a header among them. Of one without a header something must say that it
+// was durable; if there is one of which something does, a crash has not taken the
+// headers, and all count.
 func (y *wreckage) log() *wreckLog {
 	l := &wreckLog{y: y, placed: map[log.LSN]bool{}, counts: map[log.LSN]bool{}, ends: map[log.LSN]log.LSN{}, marks: y.durable, doubt: map[log.LSN]log.LSN{}, own: map[wreckOwner]log.LSN{}}
 	for i := range y.segments {
 		s := &y.segments[i]
-		if _, is := y.files[s.file]; !is || !s.headed || !y.isLeft(s.file, 0, wreckHeader) {
+		if !l.headed(s) {
 			continue
 		}
 		l.placed[s.base], l.counts[s.base] = true, true
@@ -190,40 +192,43 @@ func (y *wreckage) log() *wreckLog {
 			prev.stream = s.stream
 		}
 	}
-	beheaded := false
+	marked := map[log.LSN]bool{} // segments of which their own records say so
 	for i := range y.segments {
 		s := &y.segments[i]
 		if _, is := y.files[s.file]; !is {
 			continue
 		}
-		marked := false
 		for _, r := range s.records {
 			if y.isRecordLeft(s, &r) && l.before(s, r.lsn) && (s.end == 0 || r.lsn < s.end) {
-				marked = marked || r.mark > s.base+wreckHeader
+				marked[s.base] = marked[s.base] || r.mark > s.base+wreckHeader
 				if l.placed[s.base] {
 					l.raise(s, r.mark)
 				}
 			}
 		}
-		headed := s.headed && y.isLeft(s.file, 0, wreckHeader)
-		l.counts[s.base] = l.counts[s.base] || marked || y.needed[s.file]
-		beheaded = beheaded || l.counts[s.base] && !headed
+	}
+	for i := range y.segments {
+		if s := &y.segments[i]; s.prevBase != 0 && l.headed(s) {
+			prev := y.segmentOf(s.prevBase)
+			if (prev == nil || !l.headed(prev) && !y.needed[prev.file]) && s.prevEnd > y.replay[s.stream] && l.marks[s.stream] <= s.prevBase+wreckHeader {
+				l.tear(s.stream, s.prevBase)
+				l.dropped = l.dropped || prev != nil && prev.headed
+			}
+		}
+	}
+	beheaded := false
+	for i := range y.segments {
+		s := &y.segments[i]
+		named := l.counts[s.base] && !(l.torn[s.stream] != 0 && s.base >= l.torn[s.stream])
+		if l.counts[s.base] = l.headed(s) || named || marked[s.base] || y.needed[s.file]; l.counts[s.base] && !l.headed(s) {
+			_, is := y.files[s.file]
+			beheaded = beheaded || is
+		}
 	}
 	for i := range y.segments {
 		s := &y.segments[i]
 		_, is := y.files[s.file]
-		if !is {
-			continue
-		}
-		l.counts[s.base] = l.counts[s.base] || beheaded
-		if !s.headed || !y.isLeft(s.file, 0, wreckHeader) || s.prevBase == 0 {
-			continue
-		}
-		prev := fmt.Sprintf("%016x.seg", uint64(s.prevBase))
-		if _, is := y.files[prev]; !is && !y.needed[prev] && s.prevEnd > y.replay[s.stream] && l.marks[s.stream] <= s.prevBase+wreckHeader {
-			l.tear(s.stream, s.prevBase)
-			l.dropped = l.dropped || y.segmentOf(s.prevBase) != nil
-		}
+		l.counts[s.base] = is && (l.counts[s.base] || beheaded)
 	}
 	for i := range y.segments {
 		if s := &y.segments[i]; l.placed[s.base] {
@@ -239,34 +244,42 @@ func (y *wreckage) log() *wreckLog {
 // raise takes in a mark.
 func (l *wreckLog) raise(s *wreckSegment, mark log.LSN) {
 	l.marks[s.stream] = max(l.marks[s.stream], mark)
-	o := wreckOwner{s.stream, s.incarnation()}
+	o := wreckOwner{s.stream, l.incarnation(s)}
 	l.own[o] = max(l.own[o], mark)
 }
 
 // incarnation returns the one that wrote the segment; 0 if nothing is in it.
-func (s *wreckSegment) incarnation() uint64 {
+func (l *wreckLog) incarnation(s *wreckSegment) uint64 {
 	switch {
 	case s.headed:
 		return s.incarnations[0]
 	case len(s.records) > 0:
 		return s.records[0].incarnation
 	}
+	for _, u := range l.y.updates {
+		if u.file == s.file {
+			return u.Incarnation
+		}
+	}
 	return 0
 }
 
 // holds reports whether something in the segment is left.
-func (l *wreckLog) holds(s *wreckSegment) bool {
+func (l *wreckLog) holds(s *wreckSegment) bool { return l.holdsBehind(s, 0) }
+
+// holdsBehind reports whether something is that lies behind the LSN.
+func (l *wreckLog) holdsBehind(s *wreckSegment, at log.LSN) bool {
 	y := l.y
 	if _, is := y.files[s.file]; !is {
 		return false
 	}
 	for _, r := range s.records {
-		if y.isRecordLeft(s, &r) && l.before(s, r.lsn) {
+		if r.lsn > at && y.isRecordLeft(s, &r) && l.before(s, r.lsn) {
 			return true
 		}
 	}
 	for i, u := range y.updates {
-		if y.left[i] && u.file == s.file && l.before(s, u.Position.LSN) {
+		if u.Position.LSN > at && y.left[i] && u.file == s.file && l.before(s, u.Position.LSN) {
 			return true
 		}
 	}
@@ -302,14 +315,15 @@ func (l *wreckLog) doubtSegment(i int) {
 		if both && later.stream != s.stream || l.placed[later.base] && l.torn[later.stream] != 0 && later.base >= l.torn[later.stream] {
 			continue
 		}
-		followed = followed || later.incarnation() > s.incarnation()
-		same = same || both && later.incarnation() == s.incarnation()
+		followed = followed || l.incarnation(later) > l.incarnation(s)
+		same = same || both && l.incarnation(later) == l.incarnation(s)
 	}
-	if !followed || same {
+	if !followed || same || !y.proven {
+		l.dropped = l.dropped || s.end != 0 && !same
 		return
 	}
 	from := s.base + wreckHeader
-	if s.headed && y.isLeft(s.file, 0, wreckHeader) {
+	if l.headed(s) {
 		from = max(from, s.mark)
 	}
 	for _, r := range s.records {
@@ -318,9 +332,15 @@ func (l *wreckLog) doubtSegment(i int) {
 		}
 	}
 	if l.placed[s.base] {
-		from = max(from, l.own[wreckOwner{s.stream, s.incarnation()}])
+		from = max(from, l.own[wreckOwner{s.stream, l.incarnation(s)}])
 	}
 	l.doubt[s.base] = from
+}
+
+// headed reports whether the segment's header is left.
+func (l *wreckLog) headed(s *wreckSegment) bool {
+	_, is := l.y.files[s.file]
+	return is && s.headed && l.y.isLeft(s.file, 0, wreckHeader)
 }
 
 // before reports whether the LSN lies before the segment's end, as far as that is
@@ -369,10 +389,16 @@ func (l *wreckLog) countsAt(lsn log.LSN) bool {
 }
 
 // partial reports whether an update that is left is a part of a group whose last
-// part is not, and the snapshot does not name it.
+// part is not, or is not known because its own record is not, and the snapshot does
+// not name it. Without a stamp are only parts of groups.
 func (l *wreckLog) partial(u *wreckUpdate) bool {
 	r := u.record
-	if r == nil || r.kind != wreckGroupPart && r.kind != wreckGroupLast || l.y.listed[u.Position.LSN] || !l.y.isRecordLeft(l.y.segmentOf(r.lsn), r) {
+	switch {
+	case l.y.listed[u.Position.LSN]:
+		return false
+	case r == nil || !l.y.isRecordLeft(l.y.segmentOf(r.lsn), r):
+		return u.Stamp == 0
+	case r.kind != wreckGroupPart && r.kind != wreckGroupLast:
 		return false
 	}
 	for i := range l.y.segments {
@@ -388,10 +414,18 @@ func (l *wreckLog) partial(u *wreckUpdate) bool {
 }
 
 // unmissed reports whether something that counted is gone and nothing is left that
-// says it had been durable: what a crash would have torn as well.
+// says it had been durable: what a crash would have torn as well. Nor does a mark,
+// if it is in segments that a crash has severed from those before by taking a name or
+// a header: it does not say where those ended.
 func (l *wreckLog) unmissed() bool {
-	for i, u := range l.y.updates {
-		if s := l.y.segmentOf(u.Position.LSN); u.counted && !l.y.left[i] && u.Position.LSN >= l.marks[s.stream] {
+	y := l.y
+	for i, u := range y.updates {
+		if !u.counted || y.left[i] {
+			continue
+		}
+		s, at := y.segmentOf(u.Position.LSN), u.Position.LSN
+		severed := l.torn[s.stream] > at && at >= y.replay[s.stream] && l.ends[s.base] == 0
+		if at >= l.marks[s.stream] || severed && !l.holdsBehind(s, at) {
 			return true
 		}
 	}

@@ -33,7 +33,8 @@ type wreck struct {
 	updates  []wreckUpdate              // by LSN
 	segments []wreckSegment
 	slots    map[PID]snapshot.Slot
-	needed   map[string]bool  // segments, by the page-table snapshot
+	proven   bool             // there is a page-table snapshot
+	needed   map[string]bool  // segments, by it
 	listed   map[log.LSN]bool // updates that it names
 	durable  log.Marks        // as all of those say
 	replay   log.Marks        // by the newest
@@ -361,7 +362,7 @@ func (x *wreck) lookAt(fs vfs.FS) error {
 	}
 	slices.SortFunc(x.updates, func(a, b wreckUpdate) int { return cmp.Compare(a.Position.LSN, b.Position.LSN) })
 	var mu sync.Mutex
-	h, _, err := snapshot.Load(fs, "store", l.StoreID(), nil, snapshot.Sink{
+	h, found, err := snapshot.Load(fs, "store", l.StoreID(), nil, snapshot.Sink{
 		Seen: func(h snapshot.Header) {
 			for i := range x.durable {
 				x.durable[i] = max(x.durable[i], h.DurableMark[i])
@@ -380,7 +381,7 @@ func (x *wreck) lookAt(fs vfs.FS) error {
 	for _, ref := range h.Segments {
 		x.needed[fmt.Sprintf("%016x.seg", uint64(ref.Base))] = true
 	}
-	x.replay = h.ReplayStart
+	x.proven, x.replay = found, h.ReplayStart
 	for _, s := range x.slots {
 		for _, at := range s.Positions {
 			x.listed[at.LSN] = true
