@@ -40,7 +40,7 @@ type Options struct {
 
 	// SpaceTarget is what the store may take on disk, in percent of the bytes that
 	// its data need there: pages, without what is overwritten or deleted. 0 means
-	// 160, less than 110 is refused, and more than 100,000 counts as that. Above it writers are slowed, smoothly, so
+	// 158, less than 110 is refused, and more than 100,000 counts as that. Above it writers are slowed, smoothly, so
 	// that old space comes back in time. A larger target means fewer bytes written
 	// for each byte of data. Small stores take more: files of a 64th of CacheSize, 1
 	// to 64 MiB, of which a dozen beside the data are always allowed.

@@ -142,18 +142,21 @@ func (c *Cache) cleanOnce() bool {
 	}
 	start = min(start, s.live*int64(c.options.SpaceTarget)/100+cleanSegmentsMin*int64(c.log.SegmentBytes()))
 	done := c.snapshotEnded(s.waiting > s.slack/aheadShare)
-	if used > start && s.waiting > s.slack/snapshotShare {
+	enough := s.waiting > s.slack/snapshotShare
+	if used > start && enough {
 		c.startSnapshotForSpace()
 	}
 	if used-s.waiting > start && c.cleanNext(segments) {
 		done = true
 	}
-	if !done && used > start && s.waiting > 0 {
+	if !done && used > start && enough {
 		c.startSnapshotForSpace()
 		done = c.snapshotEnded(true)
 	}
-	c.space.stuck.Store(!done && used > start)
-	if !done {
+	// With less waiting than is worth a page-table snapshot it is not: there is no pace then.
+	stuck := !done && used > start && (enough || used-s.waiting > start)
+	c.space.stuck.Store(stuck)
+	if stuck {
 		c.space.pace.Store(0)
 	}
 	return done
@@ -261,8 +264,9 @@ func (c *Cache) cleanVictim(v victim) bool {
 // cleanSegment moves everything live out of a segment.
 func (c *Cache) cleanSegment(base LSN) error {
 	pids := c.clean.pids[:0]
-	err := c.log.ScanSegment(base, func(u log.Update, at log.Position) error {
-		if c.refersTo(u.PID, at) {
+	// Whether a page has anything here is asked once for each, when it is moved.
+	err := c.log.ScanSegment(base, func(u log.Update, _ log.Position) error {
+		if n := len(pids); n == 0 || pids[n-1] != u.PID {
 			pids = append(pids, u.PID)
 		}
 		return nil
@@ -287,9 +291,6 @@ func (c *Cache) moveAll(base LSN, pids []PID) error {
 			if i >= int64(len(pids)) {
 				return
 			}
-			if i%cleanPaceEvery == cleanPaceEvery-1 {
-				c.setPace(c.measureSpace(c.log.Segments()))
-			}
 			if errs[mover] = c.moveOne(pids[i], base); errs[mover] != nil {
 				next.Store(int64(len(pids)))
 			}
@@ -304,7 +305,7 @@ func (c *Cache) moveAll(base LSN, pids []PID) error {
 	return errors.Join(errs...)
 }
 
-// cleanPaceEvery is after how many pages the pace is set anew.
+// cleanPaceEvery is after how many pages moved the pace is set anew.
 const cleanPaceEvery = 32
 
 func (c *Cache) moveOne(pid PID, segment LSN) error {
@@ -314,13 +315,7 @@ func (c *Cache) moveOne(pid PID, segment LSN) error {
 	if err := c.log.Throttle(); err != nil {
 		return err
 	}
-	c.clean.moved.Add(1)
 	return c.movePage(pid, segment)
-}
-
-// refersTo reports whether the table refers to the update at p.
-func (c *Cache) refersTo(pid PID, p log.Position) bool {
-	return c.anyPosition(pid, func(q log.Position) bool { return p == q })
 }
 
 // anyPosition reports whether one of the page's positions is as asked.
@@ -371,6 +366,8 @@ func (c *Cache) movePage(pid PID, segment LSN) error {
 		if !done {
 			paths.Hit(paths.CleanerLost)
 			spin()
+		} else if c.clean.moved.Add(1)%cleanPaceEvery == 0 {
+			c.setPace(c.measureSpace(c.log.Segments()))
 		}
 	}
 	return nil // somebody keeps the page busy; the segment comes up again

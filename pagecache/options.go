@@ -43,7 +43,7 @@ type Options struct {
 	LoadReads int
 
 	// SpaceTarget is what the files of the log may take, in percent of live data,
-	// before writers are slowed for the cleaner's sake. Default 160. More means fewer
+	// before writers are slowed for the cleaner's sake. Default 158. More means fewer
 	// bytes written. More than 100,000 counts as that.
 	SpaceTarget int
 
@@ -97,7 +97,7 @@ func (o Options) withDefaults() Options {
 	setDefault(&o.LoadReads, 32)
 	setDefault(&o.IdleAfter, time.Second)
 	setDefault(&o.SnapshotBytes, 128<<20)
-	setDefault(&o.SpaceTarget, 160)
+	setDefault(&o.SpaceTarget, 158)
 	o.SpaceTarget = min(o.SpaceTarget, spaceTargetMax)
 	o.CacheSize = min(o.CacheSize, cacheSizeMax)
 	if o.SegmentBytes == 0 {

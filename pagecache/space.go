@@ -256,14 +256,15 @@ func (c *Cache) collectLoaded(m *Merging, v View, read []Fragment) bool {
 
 // setPace sets the pace for s.
 func (c *Cache) setPace(s space) {
-	c.space.room.Store(s.goal + s.slack/roomShare - s.total)
+	// What is written next goes into files that wait to be reused.
+	used := s.total - s.idle
+	c.space.room.Store(s.goal + s.slack/roomShare - used)
 	unit := float64(s.slack) / paceRangeShare
 	// What waits for a page-table snapshot is as good as gone: else writers would be held
 	// up before each of them, and while it is written. It may fill the last part below
 	// the goal.
 	soon := s.slack / snapshotShare
-	// Nor do files that wait to be reused: what is written next goes into them.
-	x := float64(s.total-s.idle-min(s.waiting, soon)-(s.goal-soon))/unit + 1
+	x := float64(used-min(s.waiting, soon)-(s.goal-soon))/unit + 1
 	if x <= 0 || c.space.stuck.Load() {
 		c.space.pace.Store(0)
 		return
