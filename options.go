@@ -42,7 +42,7 @@ type Options struct {
 	// its data need there: pages, without what is overwritten or deleted. 0 means
 	// 158, less than 110 is refused, and more than 100,000 counts as that. Above it writers are slowed, smoothly, so
 	// that old space comes back in time. A larger target means fewer bytes written
-	// for each byte of data. Small stores take more: files of a 64th of CacheSize, 1
+	// for each byte of data. Small stores take more: files of a 96th of CacheSize, 1
 	// to 64 MiB, of which a dozen beside the data are always allowed.
 	SpaceTarget int
 

@@ -48,7 +48,7 @@ type Options struct {
 	SpaceTarget int
 
 	// SegmentBytes and BufferBytes are the log's; see log.Options. Default for
-	// the first: a 64th of CacheSize, at least 1 MiB and at most 64 MiB.
+	// the first: a 96th of CacheSize, at least 1 MiB and at most 64 MiB.
 	SegmentBytes int
 	BufferBytes  int
 
@@ -101,7 +101,7 @@ func (o Options) withDefaults() Options {
 	o.SpaceTarget = min(o.SpaceTarget, spaceTargetMax)
 	o.CacheSize = min(o.CacheSize, cacheSizeMax)
 	if o.SegmentBytes == 0 {
-		o.SegmentBytes = min(max(int(o.CacheSize/64), segmentBytesLeast), segmentBytesMost) &^ (segmentBytesLeast - 1)
+		o.SegmentBytes = min(max(int(o.CacheSize/96), segmentBytesLeast), segmentBytesMost) &^ (segmentBytesLeast - 1)
 		setDefault(&o.BufferBytes, segmentBytesLeast) // whatever the cache, so that limits do not depend on it
 	}
 	return o

@@ -54,9 +54,10 @@ func (c *Cache) recoveryOf(pid PID, base []byte) (found *Recovery) {
 	if !ok {
 		return nil
 	}
-	r.PID = pid
-	r.State = slices.Clone(r.State)
-	return &r
+	found = new(Recovery) // and not r, which most bases have none of
+	*found = r
+	found.PID, found.State = pid, slices.Clone(r.State)
+	return found
 }
 
 // Recovered returns the recovery state of a tree: of all bases with one that are

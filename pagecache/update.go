@@ -3,6 +3,7 @@ package pagecache
 import (
 	"fmt"
 	"slices"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -45,8 +46,10 @@ type Update struct {
 	c       *Cache
 	guard   epoch.Guard
 	targets []target
-	index   map[PID]int // into targets; nil while they are few
+	index   map[PID]int // of the first indexed targets; see find
+	indexed int
 	ops     []op
+	lists   *updateLists // where targets and ops come from
 	appends int
 	cell    arena.Ref // shared commit cell, or 0
 	err     error     // of a method without an error result; Commit returns it
@@ -78,9 +81,22 @@ type op struct {
 	recovery *Recovery // that a base carries
 }
 
+// updateLists are lists of an Update, kept for the next: those of a large one are
+// half a megabyte.
+type updateLists struct {
+	targets []target
+	ops     []op
+}
+
+var updateListsPool = sync.Pool{New: func() any { return new(updateLists) }}
+
+// updateListsMax bounds the ops and targets of lists that are kept.
+const updateListsMax = 16 << 10
+
 // Begin starts an Update.
 func (c *Cache) Begin() *Update {
-	return &Update{c: c, guard: c.Pin()}
+	l := updateListsPool.Get().(*updateLists)
+	return &Update{c: c, guard: c.Pin(), targets: l.targets, ops: l.ops, lists: l}
 }
 
 // Acquire takes the page's writer bit and returns the page as it then is; until
@@ -89,13 +105,15 @@ func (c *Cache) Begin() *Update {
 // ascending by level and key). The page is evicted by nobody meanwhile; if it is
 // not resident now, Release it and Load it. Errors: ErrGone, ErrClosed.
 func (u *Update) Acquire(pid PID) (View, error) {
-	if i, ok := u.find(pid); ok && u.targets[i].acquired {
-		return u.targets[i].view, nil
-	}
 	for try := 0; ; try++ {
 		v, err := u.c.View(u.guard, pid)
 		if err != nil {
 			return View{}, err
+		}
+		if v.Owned() && try == 0 {
+			if i, ok := u.find(pid); ok && u.targets[i].acquired {
+				return u.targets[i].view, nil
+			}
 		}
 		slot := u.c.table.slot(pid)
 		if v.Owned() || !slot.CompareAndSwap(v.word, v.word|slotWriter) {
@@ -125,6 +143,9 @@ const (
 
 // Owns reports whether the Update holds the page's writer bit by Acquire.
 func (u *Update) Owns(pid PID) bool {
+	if slot := u.c.table.slot(pid); slot == nil || slot.Load()&slotWriter == 0 {
+		return false
+	}
 	i, ok := u.find(pid)
 	return ok && u.targets[i].acquired
 }
@@ -139,39 +160,39 @@ func (u *Update) Release(pid PID) {
 	}
 	u.targets[i].slot.Store(u.targets[i].before)
 	u.targets[i] = target{} // of no page
-	delete(u.index, pid)
 }
 
 // indexTargets is from how many targets on they are looked up in a map.
 const indexTargets = 8
 
 func (u *Update) add(t target) int {
-	i := len(u.targets)
 	u.targets = append(u.targets, t)
-	switch {
-	case u.index != nil:
-		u.index[t.pid] = i
-	case len(u.targets) == indexTargets:
-		u.index = make(map[PID]int, 4*indexTargets)
-		for i := range u.targets {
-			u.index[u.targets[i].pid] = i
-		}
-	}
-	return i
+	return len(u.targets) - 1
 }
 
-// find returns which target the page is.
+// find returns which target the page is. Most of the time it is the last; the map
+// is made, and brought up to date, when that is not so.
 func (u *Update) find(pid PID) (int, bool) {
-	if u.index != nil {
-		i, ok := u.index[pid]
-		return i, ok
+	last := len(u.targets) - 1
+	if last >= 0 && u.targets[last].pid == pid {
+		return last, true
 	}
-	for i := range u.targets {
-		if u.targets[i].pid == pid {
-			return i, true
+	if last < indexTargets {
+		for i := range u.targets {
+			if u.targets[i].pid == pid {
+				return i, true
+			}
 		}
+		return 0, false
 	}
-	return 0, false
+	if u.index == nil {
+		u.index = make(map[PID]int, len(u.targets))
+	}
+	for ; u.indexed <= last; u.indexed++ {
+		u.index[u.targets[u.indexed].pid] = u.indexed
+	}
+	i, ok := u.index[pid]
+	return i, ok && u.targets[i].pid == pid
 }
 
 // Allocate adds a fresh page with the given base. Nobody else sees it before
@@ -668,5 +689,11 @@ func (u *Update) finish() {
 	for i := range u.ops {
 		u.c.codec.release(&u.ops[i].update)
 	}
-	u.targets, u.ops, u.index = nil, nil, nil
+	if u.lists != nil && cap(u.targets) <= updateListsMax && cap(u.ops) <= updateListsMax {
+		clear(u.targets)
+		clear(u.ops)
+		u.lists.targets, u.lists.ops = u.targets[:0], u.ops[:0]
+		updateListsPool.Put(u.lists)
+	}
+	u.targets, u.ops, u.index, u.lists = nil, nil, nil, nil
 }

@@ -74,6 +74,26 @@ func (c *Cache) Prefetch(pid PID, lines int) {
 	}
 }
 
+// PrefetchBase is Prefetch for the base below the deltas of a page whose first line is
+// here already, or on its way.
+//
+// REQUIRES: a guard is held.
+func (c *Cache) PrefetchBase(pid PID, lines int) {
+	slot := c.table.slot(pid)
+	if slot == nil {
+		return
+	}
+	word := slot.Load()
+	if word&slotRefMask == 0 {
+		return
+	}
+	base := refOf(word)
+	if h := c.headerAt(word); h.kind == nodeDelta {
+		base = refOf(uint64((*deltaNode)(unsafe.Pointer(h)).bottom))
+	}
+	c.arena.Prefetch(base, lines)
+}
+
 func (c *Cache) viewWord(pid PID, word uint64) (View, error) {
 	if word&slotRefMask == 0 {
 		return View{}, ErrGone

@@ -1,9 +1,11 @@
 package tree
 
 import (
+	"bytes"
 	"encoding/binary"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"testing"
 
@@ -70,6 +72,24 @@ func BenchmarkSet(b *testing.B) {
 	for b.Loop() {
 		key = benchKey(key, rng.IntN(benchKeys))
 		if err := t.Set(key, value); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+// Batches of 1,000 random rows; an operation is a row.
+func BenchmarkApply(b *testing.B) {
+	t := benchTree()
+	rng := rand.New(rand.NewPCG(1, 2))
+	value := make([]byte, 100)
+	ops := make([]Op, 1000)
+	b.ReportAllocs()
+	for n := 0; n < b.N; n += len(ops) {
+		for i := range ops {
+			ops[i] = Op{Key: benchKey(ops[i].Key, rng.IntN(benchKeys)), Kind: OpSet, Value: value}
+		}
+		slices.SortFunc(ops, func(a, b Op) int { return bytes.Compare(a.Key, b.Key) })
+		if err := t.Apply(slices.CompactFunc(slices.Clone(ops), func(a, b Op) bool { return bytes.Equal(a.Key, b.Key) })); err != nil {
 			b.Fatal(err)
 		}
 	}

@@ -11,15 +11,18 @@ import (
 // A commit writes to many leaves at one moment, and at that moment everything
 // that it read still is as it was:
 //
-//	1  scout: visit the leaves in key order, hold nothing, load what is needed
-//	2  acquire: take their writer bits in that order, those of leaves that are only
-//	   read as well; look at the fences again, and validate (validate.go)
-//	3  append the deltas and commit the Update: one record or group, one commit cell
+//	1  acquire: take the writer bits of the leaves in key order, those of leaves that
+//	   are only read as well; look at the fences, and validate (validate.go)
+//	2  append the deltas and commit the Update: one record or group, one commit cell
 //
-// From 2 on nothing is loaded and nothing waits but for the next bit (T6). If that
-// would be needed, all bits are given back and 1 begins again. What was scouted
-// stands as long as the leaf's page version does, even if it has been evicted
-// since, so only a leaf that has both changed and gone sends the commit back.
+// Nothing is loaded meanwhile, and nothing waits but for the next bit (T6). If that
+// would be needed, or if there are ranges to erase, of which most leaves need not be in
+// memory, there is a step before:
+//
+//	0  scout: visit the leaves in key order, hold nothing, load what is needed
+//
+// What was scouted stands as long as the leaf's page version does, even if it has been
+// evicted since, so only a leaf that has both changed and gone sends the commit back.
 //
 // Of two commits in conflict one gets through: bits are taken in one order, so one
 // has all of its own, and it fails only if a third has been committed meanwhile.
@@ -89,9 +92,11 @@ type commit struct {
 	lists map[int][]byte   // and the lists that name them
 
 	scouted []scoutedLeaf // in key order
+	guesses guesses
 	written []writtenLeaf
 	changes []change
 	appends int
+	bytes   int // of them
 
 	copies []byte // fences and deltas
 }
@@ -134,6 +139,7 @@ type writtenLeaf struct {
 	absent bool
 	erased bool // much of it
 	filled bool // ops wrote to it
+	due    bool // it may have many deltas
 }
 
 // commitTriesMax bounds how often a commit starts again. Each time a leaf was both
@@ -142,8 +148,10 @@ const commitTriesMax = 1000
 
 func (c *commit) run() (pagecache.Result, error) {
 	for try := 0; ; try++ {
-		if err := c.scout(); err != nil {
-			return pagecache.Result{}, err
+		if try > 0 || len(c.w.Erase) > 0 {
+			if err := c.scout(); err != nil {
+				return pagecache.Result{}, err
+			}
 		}
 		yield(yieldCommitScouted)
 		r, absent, err := c.try()
@@ -274,7 +282,7 @@ func (c *commit) try() (r pagecache.Result, absent PID, err error) {
 	if err := c.allocate(u); err != nil {
 		return r, 0, err
 	}
-	c.written, c.appends = c.written[:0], 0
+	c.written, c.appends, c.guesses = c.written[:0], 0, guesses{}
 	x, hint := cursor{}, 0
 	for {
 		key, ok := c.next(&x)
@@ -284,10 +292,16 @@ func (c *commit) try() (r pagecache.Result, absent PID, err error) {
 		// A range that goes on from the leaf before goes on at this one's fence.
 		fromFence := x.at != nil && bytes.Equal(key, x.at)
 		x.at = key
-		for hint+1 < len(c.scouted) && bytes.Compare(c.scouted[hint+1].start, key) <= 0 {
-			hint++
+		var seen scoutedLeaf
+		if len(c.scouted) == 0 {
+			seen.pid = c.guess(x.op)
+		} else {
+			for hint+1 < len(c.scouted) && bytes.Compare(c.scouted[hint+1].start, key) <= 0 {
+				hint++
+			}
+			seen = c.scouted[hint]
 		}
-		o, absent, err := c.acquire(u, &c.scouted[hint], key, x)
+		o, absent, err := c.acquire(u, &seen, key, x)
 		if err != nil || absent != 0 {
 			return r, absent, err
 		}
@@ -325,20 +339,22 @@ type ownedLeaf struct {
 }
 
 // leafOf returns the page where the way to the leaf of key begins: the scouted one
-// if that is as it was, else where the walk from the root comes to. It is never left
-// of a leaf that the commit holds, so that nobody waits in the wrong order (T6): a
-// walk may end at the left part of a split whose separators are not there yet, and a
-// leaf that is held is not being split. absent is a page that has to be loaded
-// first.
+// if that is as it was, the guessed one if it is the leaf, else where the walk from
+// the root comes to. It is never left of a leaf that the commit holds, so that nobody
+// waits in the wrong order (T6): a walk may end at the left part of a split whose
+// separators are not there yet, and a leaf that is held is not being split. absent is
+// a page that has to be loaded first.
 //
 // A scouted PID may have been freed and used again since. One that is found under
 // the Update's guard, which the caller holds, may be freed and not used again.
 func (c *commit) leafOf(seen *scoutedLeaf, key []byte) (pid, absent PID, err error) {
 	g := c.t.cache.Pin()
 	defer g.Unpin()
-	v, err := c.t.cache.View(g, seen.pid)
-	if err == nil && v.Version() == seen.version && bytes.Compare(seen.start, key) <= 0 && (seen.last || bytes.Compare(key, seen.hi) < 0) {
-		return seen.pid, 0, nil
+	if seen.pid != 0 {
+		v, err := c.t.cache.View(g, seen.pid)
+		if err == nil && seen.holds(v, key) {
+			return seen.pid, 0, nil
+		}
 	}
 	p, err := c.t.descend(g, 0, &seek{key: key}, 0)
 	switch {
@@ -348,6 +364,69 @@ func (c *commit) leafOf(seen *scoutedLeaf, key []byte) (pid, absent PID, err err
 		return 0, p.absent, nil
 	}
 	return p.view.PID(), 0, nil
+}
+
+// holds reports whether the leaf, as v shows it, is that of key.
+func (s *scoutedLeaf) holds(v pagecache.View, key []byte) bool {
+	if s.version == 0 { // a guess
+		n, err := asNode(v.Base())
+		return err == nil && n.level() == 0 && n.contains(key)
+	}
+	return v.Version() == s.version && bytes.Compare(s.start, key) <= 0 && (s.last || bytes.Compare(key, s.hi) < 0)
+}
+
+// guesses are leaves of ops that come next, as an inner node named them: not to walk to
+// each from the root, and to have all of them brought at once from memory, where each
+// walk would wait for one.
+type guesses struct {
+	from, to int // ops
+	pids     [guessesMax]PID
+}
+
+const (
+	guessesMax = 16
+	guessesMin = 4 // fewer are not worth a walk of their own
+)
+
+// guess returns the leaf that op i may belong to, or 0. The caller holds the guard of
+// the Update.
+func (c *commit) guess(i int) PID {
+	k := &c.guesses
+	if i >= k.to && c.r.empty() {
+		c.lookAhead(i)
+	}
+	if i < k.from || i >= k.to {
+		return 0
+	}
+	return k.pids[i-k.from]
+}
+
+func (c *commit) lookAhead(i int) {
+	k := &c.guesses
+	ops := c.w.Ops[i:min(len(c.w.Ops), i+guessesMax)]
+	if k.from, k.to = i, i; len(ops) < guessesMin {
+		return
+	}
+	g := c.t.cache.Pin()
+	defer g.Unpin()
+	s := seek{key: ops[0].Key}
+	p, err := c.t.descend(g, 0, &s, 1)
+	if err != nil || p.absent != 0 || p.node == nil {
+		k.to += len(ops) // none, until then
+		clear(k.pids[:])
+		return
+	}
+	for n := range ops {
+		if s.key = ops[n].Key; p.node.beyond(s.key) {
+			break
+		}
+		k.pids[n] = s.child(p.view, p.node)
+		k.to++
+		c.t.cache.Prefetch(k.pids[n], 1)
+	}
+	for _, pid := range k.pids[:k.to-k.from] {
+		c.t.cache.PrefetchBase(pid, leafLines)
+	}
 }
 
 // acquire takes the leaf of key and validates its share of the reads. absent is a
@@ -369,7 +448,7 @@ func (c *commit) acquire(u *pagecache.Update, seen *scoutedLeaf, key []byte, x c
 			return o, 0, err
 		}
 		o.view, o.node = p.view, p.node
-		asSeen := p.view.PID() == seen.pid && p.view.Version() == seen.version
+		asSeen := seen.version != 0 && p.view.PID() == seen.pid && p.view.Version() == seen.version
 		switch {
 		case p.absent == 0:
 			o.share = c.share(x, p.node.hi(), p.node.isLast())
@@ -457,6 +536,7 @@ func (c *commit) append(u *pagecache.Update, o *ownedLeaf, fromFence bool) {
 		return
 	}
 	w := writtenLeaf{pid: o.view.PID(), absent: o.node == nil, filled: len(o.share.ops) > 0}
+	appends, bytes := c.appends, c.bytes
 	for i, r := range o.share.erase {
 		erased, much := c.appendErase(u, o, r, fromFence && i == 0)
 		if erased {
@@ -465,6 +545,9 @@ func (c *commit) append(u *pagecache.Update, o *ownedLeaf, fromFence bool) {
 		w.erased = w.erased || much
 	}
 	c.appendOps(u, o.view, o.share.from.op, o.share.to.op)
+	t := c.t
+	w.due = len(o.share.erase) > 0 || o.view.Deltas()+c.appends-appends >= t.options.Cache.MergeDeltas ||
+		o.view.Size()-len(o.view.Base())+c.bytes-bytes >= t.options.MaxNodeBytes/2
 	c.written = append(c.written, w)
 }
 
@@ -507,8 +590,10 @@ func (c *commit) appendOps(u *pagecache.Update, v pagecache.View, from, to int) 
 		if len(c.changes) == 1 {
 			hint = hintOf(c.changes[0].key)
 		}
-		u.Append(v, c.keep(appendChanges(c.room(size), kindLeafOne, c.changes)), hint)
+		delta := c.keep(appendChanges(c.room(size), kindLeafOne, c.changes))
+		u.Append(v, delta, hint)
 		c.appends++
+		c.bytes += len(delta)
 	}
 }
 
@@ -522,8 +607,10 @@ func (c *commit) appendLongMerge(u *pagecache.Update, v pagecache.View, i int) {
 	lists, _ := c.splitOperands(op.Operands)
 	for _, list := range lists {
 		x := change{key: op.Key, value: appendOperands(nil, list), flags: entryOperand}
-		u.Append(v, appendChanges(nil, kindLeafOne, []change{x}), hintOf(op.Key))
+		delta := appendChanges(nil, kindLeafOne, []change{x})
+		u.Append(v, delta, hintOf(op.Key))
 		c.appends++
+		c.bytes += len(delta)
 	}
 }
 
@@ -582,7 +669,7 @@ func (c *commit) tend() {
 		case w.erased && !w.filled:
 		case w.absent:
 			t.tendUnread(w.pid)
-		default: // what was erased may be too large by what came instead
+		case w.due: // what was erased may be too large by what came instead
 			t.tendIfDue(w.pid)
 		}
 	}

@@ -208,7 +208,7 @@ func (t *Tree) siblings(pid PID, lo []byte, level int) (children []separator, at
 	}
 	m := newMerger()
 	defer m.release()
-	n, err := m.mergeView(p.view, folder{})
+	n, err := m.mergeView(nil, p.view, folder{})
 	if err != nil || n == nil {
 		return nil, -1, err
 	}
@@ -305,7 +305,7 @@ func (j *join) merge(v pagecache.View) (node, error) {
 	}
 	m := newMerger()
 	defer m.release()
-	return m.mergeView(v, folder{}) // no user code under a writer bit
+	return m.mergeView(nil, v, folder{}) // no user code under a writer bit
 }
 
 // follows reports whether n, page pid, is the right sibling of left.

@@ -30,9 +30,9 @@ func (x materializer) Merge(dst []byte, in *pagecache.Merging) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	r := rule{moments: in.Moments, keepAll: in.KeepAll, free: func(list []byte) { freeChunks(in, list) }, fold: x.fold}
 	m := newMerger()
 	defer m.release()
+	r := rule{moments: in.Moments, keepAll: in.KeepAll, free: m.freeInto(in), fold: x.fold}
 	out, err := m.merge(dst, n, in.Fragments[1:], r)
 	if err == nil && !in.Trial {
 		merged := node(out[len(dst):])
@@ -40,6 +40,14 @@ func (x materializer) Merge(dst []byte, in *pagecache.Merging) ([]byte, error) {
 		x.thin.noteIf(in.PID, merged)
 	}
 	return out, err
+}
+
+// freeInto returns the same function each time: a fold makes no garbage.
+func (m *merger) freeInto(in *pagecache.Merging) func(list []byte) {
+	if m.freeing = in; m.free == nil {
+		m.free = func(list []byte) { freeChunks(m.freeing, list) }
+	}
+	return m.free
 }
 
 func freeChunks(in *pagecache.Merging, list []byte) {

@@ -32,6 +32,10 @@ type merger struct {
 
 	nextErased int // of those the first that may lie above what is planned
 
+	in      pagecache.Merging  // of mergeView
+	freeing *pagecache.Merging // see freeInto
+	free    func(list []byte)
+
 	rebased   []byte // base with another prefix
 	keyBuffer []byte
 
@@ -74,7 +78,7 @@ func (m *merger) release() {
 	clear(m.changes)
 	clear(m.made)
 	clear(m.erasures)
-	m.rule, m.base = rule{}, nil
+	m.rule, m.base, m.freeing = rule{}, nil, nil
 	if cap(m.changes) > mergerBytesMax/64 || cap(m.made) > mergerBytesMax/64 || cap(m.group) > mergerBytesMax/32 || cap(m.rebased) > mergerBytesMax || cap(m.plan) > mergerBytesMax/32 {
 		return
 	}

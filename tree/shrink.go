@@ -229,7 +229,7 @@ func (t *Tree) shrink(pid PID) {
 	}
 	m := newMerger()
 	defer m.release()
-	n, err := m.mergeView(v, t.folder())
+	n, err := m.mergeView(nil, v, t.folder())
 	if err != nil || n == nil {
 		return
 	}

@@ -3,6 +3,7 @@ package tree
 import (
 	"fmt"
 	"slices"
+	"sync"
 
 	"github.com/pulkdb/db/internal/paths"
 	"github.com/pulkdb/db/pagecache"
@@ -100,6 +101,30 @@ type split struct {
 	separators []separator
 	newRoot    PID // 0 unless the root is split
 	generation uint64
+
+	room *splitRoom
+}
+
+// A splitRoom is memory for the node and the pieces of a split, kept for the next one.
+type splitRoom struct{ node, pieces []byte }
+
+var splitRooms = sync.Pool{New: func() any { return new(splitRoom) }}
+
+// splitRoomMax bounds what is kept: nodes that batches have made large are split too.
+const splitRoomMax = 256 << 10
+
+func (r *splitRoom) release() {
+	if cap(r.node) <= splitRoomMax && cap(r.pieces) <= splitRoomMax {
+		r.pieces = r.pieces[:0]
+		splitRooms.Put(r)
+	}
+}
+
+// piece returns the node of n's entries [from, to), until release.
+func (r *splitRoom) piece(n node, from, to int, m meta) []byte {
+	start := len(r.pieces)
+	r.pieces = appendRange(r.pieces, n, from, to, m, rangePrefix(n, from, to))
+	return r.pieces[start:len(r.pieces):len(r.pieces)]
 }
 
 // splitOutcome says what became of an attempt.
@@ -122,8 +147,11 @@ func (t *Tree) trySplit(pid PID) (bool, error) {
 	if !t.overfull(pid) {
 		return false, nil
 	}
+	room := splitRooms.Get().(*splitRoom)
+	defer room.release()
 	for try := range splitTriesMax {
-		s := &split{t: t, pid: pid, u: t.cache.Begin()}
+		s := &split{t: t, pid: pid, u: t.cache.Begin(), room: room}
+		room.pieces = room.pieces[:0]
 		outcome, absent, err := s.attempt(try > 0)
 		if err == nil && absent != 0 {
 			err = t.cache.Load(absent)
@@ -237,7 +265,9 @@ func (s *split) plan(own bool) (outcome splitOutcome, err error) {
 	if !own {
 		fold = s.t.folder()
 	}
-	if s.node, err = m.mergeView(s.view, fold); err != nil || len(s.node) <= limit {
+	s.node, err = m.mergeView(s.room.node[:0], s.view, fold)
+	s.room.node = s.node
+	if err != nil || len(s.node) <= limit {
 		return splitUnneeded, err
 	}
 	s.cuts = m.cuts(s.node, limit)
@@ -250,18 +280,20 @@ func (s *split) plan(own bool) (outcome splitOutcome, err error) {
 	return 0, nil
 }
 
-// mergeView returns what the view amounts to, or nil if it cannot be told: a
-// batch is being installed in it. Nothing can be freed here.
-func (m *merger) mergeView(v pagecache.View, fold folder) (node, error) {
-	var in pagecache.Merging
-	if !v.Merging(&in) {
+// mergeView appends to dst, which is empty, what the view amounts to, and returns it,
+// or nil if it cannot be told: a batch is being installed in it. Nothing can be freed
+// here.
+func (m *merger) mergeView(dst []byte, v pagecache.View, fold folder) (node, error) {
+	in := &m.in
+	defer func() { clear(in.Fragments) }()
+	if !v.Merging(in) {
 		return nil, nil
 	}
 	base, err := asNode(in.Fragments[0].Data)
 	if err != nil {
 		return nil, fmt.Errorf("page %d: %w", v.PID(), err)
 	}
-	out, err := m.merge(nil, base, in.Fragments[1:], rule{moments: in.Moments, keepAll: in.KeepAll, keepIndirect: true, fold: fold})
+	out, err := m.merge(dst, base, in.Fragments[1:], rule{moments: in.Moments, keepAll: in.KeepAll, keepIndirect: true, fold: fold})
 	return node(out), err
 }
 
@@ -294,7 +326,7 @@ func (s *split) fill() error {
 	end := n.count()
 	for i := len(s.cuts) - 1; i >= 0; i-- {
 		m.lo = separatorAt(n, s.cuts[i])
-		piece := appendPiece(n, s.cuts[i], end, m)
+		piece := s.room.piece(n, s.cuts[i], end, m)
 		pid, err := s.u.Allocate(piece)
 		if err != nil {
 			return err
@@ -305,7 +337,7 @@ func (s *split) fill() error {
 		end = s.cuts[i]
 	}
 	m.lo = n.lo()
-	s.u.Replace(s.view, appendPiece(n, 0, end, m))
+	s.u.Replace(s.view, s.room.piece(n, 0, end, m))
 	if !n.isRoot() {
 		s.post()
 		return nil
@@ -335,10 +367,6 @@ func (s *split) post() {
 			changes, size = changes[:0], 0
 		}
 	}
-}
-
-func appendPiece(n node, from, to int, m meta) []byte {
-	return appendRange(nil, n, from, to, m, rangePrefix(n, from, to))
 }
 
 // growRoot makes the levels above children, of which there may be many, up to a

@@ -151,7 +151,7 @@ func TestCuts(t *testing.T) {
 			if cut < n.count() {
 				meta.hi, meta.last, meta.right = separatorAt(n, cut), false, 99
 			}
-			piece := node(appendPiece(n, last, cut, meta))
+			piece := node(new(splitRoom).piece(n, last, cut, meta))
 			require.NoError(t, piece.validate())
 			for i := range piece.count() {
 				require.Equal(t, n.appendKey(nil, last+i), piece.appendKey(nil, i))
@@ -235,7 +235,7 @@ func TestMergedBytes(t *testing.T) {
 			require.NoError(t, err)
 			m := newMerger()
 			defer m.release()
-			n, err := m.mergeView(v, folder{})
+			n, err := m.mergeView(nil, v, folder{})
 			require.NoError(t, err)
 			require.GreaterOrEqual(t, mergedBytes(v), len(n), "change %d", i)
 			deltas = max(deltas, v.Deltas())

@@ -218,7 +218,7 @@ func (j *joiner) walk() (found bool) {
 			return found
 		}
 		m := newMerger()
-		n, err := m.mergeView(p.view, folder{})
+		n, err := m.mergeView(nil, p.view, folder{})
 		m.release()
 		g.Unpin()
 		if err != nil || n == nil {

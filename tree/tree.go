@@ -100,6 +100,7 @@ type Tree struct {
 	// Atomic.
 	root   atomic.Pointer[root] // nil: the store is empty and read-only
 	closed atomic.Bool
+	tail   atomic.Uint64 // a hint: the PID of the last leaf, where rows in order go
 
 	scratch  sync.Pool // of *[]byte
 	parts    sync.Pool // of *[]byte: chunk pages of streamed values

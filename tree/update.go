@@ -223,7 +223,7 @@ func (t *Tree) writable(key, value []byte) error {
 // few tries or if pages go with it.
 func (t *Tree) add(a *addition) (lsn pagecache.LSN, done bool, err error) {
 	s := seek{key: a.key}
-	from := PID(0) // a retry may start at the leaf found (T3)
+	from := t.atTail(a.key) // a retry may start at the leaf found (T3)
 	for try := 0; a.pages == nil && try < appendTriesMax; try++ {
 		g, p, err := t.locateToAdd(from, &s, a)
 		if err != nil {
@@ -243,6 +243,9 @@ func (t *Tree) add(a *addition) (lsn pagecache.LSN, done bool, err error) {
 		leaf := p.view.PID()
 		if p.absent == 0 {
 			from = leaf // an absent one is routed to anew
+			if p.node.isLast() && t.tail.Load() != uint64(leaf) {
+				t.tail.Store(uint64(leaf))
+			}
 		}
 		g.Unpin()
 		if err != nil {
@@ -263,6 +266,26 @@ func (t *Tree) add(a *addition) (lsn pagecache.LSN, done bool, err error) {
 		t.metrics.retries.Add(1)
 	}
 	return t.addOwned(a, from)
+}
+
+// atTail returns the last leaf, if it is known and key belongs there, or 0: a load in
+// key order does without walks from the root, which were a third of its cost.
+func (t *Tree) atTail(key []byte) PID {
+	pid := PID(t.tail.Load())
+	if pid == 0 {
+		return 0
+	}
+	g := t.cache.Pin()
+	defer g.Unpin()
+	v, err := t.cache.Peek(g, pid)
+	if err != nil || !v.Resident() {
+		return 0
+	}
+	n, err := asNode(v.Base())
+	if err != nil || n.level() != 0 || !n.isLast() || bytes.Compare(n.lo(), key) > 0 {
+		return 0
+	}
+	return pid
 }
 
 // leafDue reports whether a leaf wants to be looked after: at enough deltas, and

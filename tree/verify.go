@@ -256,7 +256,7 @@ func (t *Tree) tryMerged(pid PID) (node, error) {
 	}
 	m := newMerger()
 	defer m.release()
-	return m.mergeView(v, folder{})
+	return m.mergeView(nil, v, folder{})
 }
 
 // viewError gives ErrGone its meaning for a page that another one refers to.
