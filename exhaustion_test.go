@@ -89,12 +89,12 @@ func (a *acknowledgement) check(t *testing.T, d *db.DB, when string) {
 // of one. The error says so; nothing is written any more and reads go on; and with
 // space again the next Open finds all that was acknowledged, and goes on.
 func TestDiskFull(t *testing.T) {
-	step := int64(2 << 10)
+	step := int64(3 << 10)
 	if short() {
 		step = 16 << 10
 	}
 	disks, whileOpening, kinds := 0, 0, map[any]bool{}
-	for space := int64(0); space < 400<<10; space += step {
+	for space := int64(0); space < 620<<10; space += step {
 		when := fmt.Sprint("space ", space)
 		disk := &smallDisk{Mem: vfs.NewMem()}
 		disk.space.Store(space)
