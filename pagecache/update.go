@@ -143,6 +143,9 @@ const (
 
 // Owns reports whether the Update holds the page's writer bit by Acquire.
 func (u *Update) Owns(pid PID) bool {
+	if len(u.targets) == 0 {
+		return false // and the table may be gone: nothing under this guard has seen the cache open
+	}
 	if slot := u.c.table.slot(pid); slot == nil || slot.Load()&slotWriter == 0 {
 		return false
 	}

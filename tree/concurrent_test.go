@@ -284,3 +284,30 @@ func TestCrashes(t *testing.T) {
 		require.NoError(t, tr.Close())
 	}
 }
+
+// A write that comes to take its leaf's writer bit when the store has just been closed
+// fails with ErrClosed. It looked at the mapping table, whose memory had been given back:
+// the process ended.
+func TestCloseBeforeOwning(t *testing.T) {
+	var tr *Tree
+	var armed bool
+	tries := 0
+	yieldHook = func(p yieldPoint) {
+		if p != yieldUpdateRouted || !armed {
+			return
+		}
+		armed = false // its own writes come here as well
+		if tries++; tries <= appendTriesMax {
+			set(t, tr, "b", fmt.Sprint("wins ", tries))
+			armed = true
+			return
+		}
+		require.NoError(t, tr.Close())
+	}
+	defer func() { yieldHook = nil }()
+	tr = openTree(t, tiny())
+	set(t, tr, "a", "before")
+	armed = true
+	require.ErrorIs(t, tr.Set([]byte("b"), []byte("loses")), ErrClosed)
+	require.Equal(t, appendTriesMax+1, tries)
+}
