@@ -158,7 +158,7 @@ func (c *commit) run() (pagecache.Result, error) {
 		if absent == 0 || err != nil {
 			return r, err
 		}
-		if err := c.t.cache.Load(absent); err != nil {
+		if err := c.t.load(absent, false); err != nil {
 			return r, err
 		}
 		c.t.metrics.batchRestarts.Add(1)

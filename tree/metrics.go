@@ -39,7 +39,7 @@ type Metrics struct {
 	FinishedSplits uint64 // half-done splits that a later operation completed
 	Retries        uint64 // updates that met a changed leaf
 	OwnedUpdates   uint64 // single updates that took a writer bit
-	BatchRestarts  uint64 // commits that lost a leaf to eviction on the way
+	BatchRestarts  uint64 // commits that met a page on the way that was not in memory
 	Conflicts      uint64 // commits that answered ErrConflict
 	ErasedLeaves   uint64 // leaves that range deletions went to
 	ShrunkLeaves   uint64 // leaves consolidated for what nobody sees any more
