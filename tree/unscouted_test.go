@@ -124,3 +124,36 @@ func TestCommitChecksWhatItLoads(t *testing.T) {
 	tr = openTree(t, o)
 	require.ErrorIs(t, tr.Apply([]Op{{Key: []byte(key(7))}}), ErrCorrupt)
 }
+
+// A commit has the leaves looked after that it wrote to: none has many deltas, or is much
+// larger than a node should be.
+func TestBatchesTendTheirLeaves(t *testing.T) {
+	for _, size := range []int{1, 60} {
+		o := tiny()
+		tr := openTree(t, o)
+		for n := range 200 {
+			var ops []Op
+			for i := range 3 {
+				ops = append(ops, Op{Key: fmt.Appendf(nil, "%d%02d", i, n*37%100), Value: value("v", size)})
+			}
+			require.NoError(t, tr.Apply(ops))
+			pinned(tr, func(g epoch.Guard) {
+				p, err := tr.descend(g, 0, &seek{}, 0)
+				require.NoError(t, err)
+				for v, last := p.view, false; !last; {
+					leaf := node(v.Base())
+					require.Less(t, v.Deltas(), o.Cache.MergeDeltas, "batch %d: %v", n, leaf)
+					if v.Size()-len(leaf) >= o.MaxNodeBytes/2 { // the deltas replace one another
+						require.LessOrEqual(t, mergedBytes(v), o.MaxNodeBytes, "batch %d: %v", n, leaf)
+					}
+					require.LessOrEqual(t, len(leaf), o.MaxNodeBytes, "batch %d: %v", n, leaf)
+					if last = leaf.isLast(); !last {
+						v, err = tr.cache.Peek(g, leaf.right())
+						require.NoError(t, err)
+					}
+				}
+			})
+		}
+		require.Greater(t, pages(tr), uint64(10))
+	}
+}
