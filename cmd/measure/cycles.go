@@ -53,12 +53,33 @@ func (s *store) cycle() (x cycle, err error) {
 	return x, err
 }
 
+// rest waits until the store has done nothing of its own for so long as settle says: it
+// merges, splits and joins pages, and cleans, when nobody uses it. After two minutes it
+// takes it as it is.
+func (s *store) rest() {
+	type work struct {
+		written uint64
+		pages   uint64
+		reads   uint64
+	}
+	last, quiet := work{}, time.Duration(0)
+	const poll = 250 * time.Millisecond
+	for end := time.Now().Add(2 * time.Minute); quiet < s.config.settle && time.Now().Before(end); {
+		time.Sleep(poll)
+		m := s.db.Metrics()
+		now := work{written(m), m.Pages.Pages, m.Pages.GatherReads}
+		if quiet += poll; now != last {
+			last, quiet = now, 0
+		}
+	}
+}
+
 // look waits for the store to come to rest and measures it.
 func (s *store) look() (pages uint64, space int64, scan time.Duration, err error) {
 	if err := s.db.Sync(); err != nil {
 		return 0, 0, 0, err
 	}
-	time.Sleep(s.config.settle)
+	s.rest()
 	if space, err = workload.DiskBytes(s.config.dir); err != nil {
 		return 0, 0, 0, err
 	}

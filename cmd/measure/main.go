@@ -51,7 +51,7 @@ func parse() (config, string) {
 	flag.DurationVar(&c.duration, "time", 30*time.Second, "stall, scanhits: how long to measure; reopen: how long to write before a kill")
 	flag.IntVar(&c.rounds, "rounds", 3, "reopen: how often")
 	flag.IntVar(&c.cycles, "cycles", 24, "cycles: how often")
-	flag.DurationVar(&c.settle, "settle", time.Second, "cycles: how long to wait before each look")
+	flag.DurationVar(&c.settle, "settle", 3*time.Second, "cycles: how long the store must have been at rest before each look")
 	flag.Parse()
 	if c.cold == 0 {
 		c.cold = min(int(2*c.cacheBytes()/(8<<10)), 30_000)
