@@ -214,7 +214,9 @@ const (
 )
 
 func (c *Cache) choosePlacesMax() {
-	perPage := int(c.options.CacheSize/placesShare) / (int(c.pids.max()) + 1)
+	// Not PIDs that are free: a store that was larger once would write its pages merged,
+	// and have them split, sooner than it did when it was new.
+	perPage := int(c.options.CacheSize/placesShare) / (int(c.pids.used()) + 1)
 	n := (perPage - absentPageBytes) * placesOfMean / positionBytes
 	c.evict.places.Store(int64(max(placesMin, min(n, c.options.LoadReads))))
 }

@@ -456,3 +456,31 @@ func TestBlindDeltaOfAGroupKeepsItsStamp(t *testing.T) {
 	accountsFit(t, c)
 	require.NoError(t, c.Close())
 }
+
+// What a store may have of places depends on the pages that it has, not on those that
+// it had: with the PIDs that were free counted, each time that it was filled and emptied
+// left it with more pages when it was full again.
+func TestPlacesOfStoreThatWasLarger(t *testing.T) {
+	o := quiet(vfs.NewMem(), stringPages{})
+	o.CacheSize, o.LoadReads = 64<<10, 32
+	c := mustOpen(t, o)
+	c.choosePlacesMax()
+	before := c.PlacesMax()
+	const pages = 100
+	var pids [pages]PID
+	var keys [pages]Key
+	for i := range pids {
+		pids[i], keys[i] = mustAllocate(t, c, "page")
+	}
+	c.choosePlacesMax()
+	require.Less(t, c.PlacesMax(), before)
+	for i := range pids {
+		require.NoError(t, c.Free(pids[i], keys[i]))
+	}
+	require.Eventually(t, func() bool {
+		require.NoError(t, c.Sync())
+		return c.pids.used() == 0
+	}, 10*time.Second, time.Millisecond)
+	c.choosePlacesMax()
+	require.Equal(t, before, c.PlacesMax())
+}

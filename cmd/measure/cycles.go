@@ -10,6 +10,7 @@ import (
 // A cycle is what a store looked like when it was full, and when it was empty
 // again.
 type cycle struct {
+	fill                  time.Duration
 	fullPages, emptyPages uint64
 	fullSpace, emptySpace int64
 	fullScan, emptyScan   time.Duration
@@ -22,17 +23,17 @@ func cycles(c config) error {
 		return err
 	}
 	var all []cycle
-	t := newTable("", "pages full", "empty", "space full MiB", "empty", "scan full ms", "empty")
+	t := newTable("", "fill s", "pages full", "empty", "space full MiB", "empty", "scan full ms", "empty")
 	for n := range c.cycles {
 		x, err := s.cycle()
 		if err != nil {
 			return fmt.Errorf("cycle %d: %w", n+1, err)
 		}
 		all = append(all, x)
-		t.row(n+1, x.fullPages, x.emptyPages, mib(x.fullSpace), mib(x.emptySpace), ms(x.fullScan), ms(x.emptyScan))
+		t.row(n+1, fmt.Sprintf("%.1f", x.fill.Seconds()), x.fullPages, x.emptyPages, mib(x.fullSpace), mib(x.emptySpace), ms(x.fullScan), ms(x.emptyScan))
 	}
 	first, last := all[0], all[len(all)-1]
-	t.row("last/first", ratio(float64(last.fullPages), float64(first.fullPages)), ratio(float64(last.emptyPages), float64(first.emptyPages)),
+	t.row("last/first", ratio(float64(last.fill), float64(first.fill)), ratio(float64(last.fullPages), float64(first.fullPages)), ratio(float64(last.emptyPages), float64(first.emptyPages)),
 		ratio(float64(last.fullSpace), float64(first.fullSpace)), ratio(float64(last.emptySpace), float64(first.emptySpace)),
 		ratio(float64(last.fullScan), float64(first.fullScan)), ratio(float64(last.emptyScan), float64(first.emptyScan)))
 	t.print()
@@ -40,9 +41,11 @@ func cycles(c config) error {
 }
 
 func (s *store) cycle() (x cycle, err error) {
+	start := time.Now()
 	if _, err := s.fill(); err != nil {
 		return x, err
 	}
+	x.fill = time.Since(start)
 	if x.fullPages, x.fullSpace, x.fullScan, err = s.look(); err != nil {
 		return x, err
 	}
