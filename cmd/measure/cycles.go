@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/pulkdb/db/internal/workload"
@@ -32,12 +33,37 @@ func cycles(c config) error {
 		all = append(all, x)
 		t.row(n+1, fmt.Sprintf("%.1f", x.fill.Seconds()), x.fullPages, x.emptyPages, mib(x.fullSpace), mib(x.emptySpace), ms(x.fullScan), ms(x.emptyScan))
 	}
-	first, last := all[0], all[len(all)-1]
-	t.row("last/first", ratio(float64(last.fill), float64(first.fill)), ratio(float64(last.fullPages), float64(first.fullPages)), ratio(float64(last.emptyPages), float64(first.emptyPages)),
-		ratio(float64(last.fullSpace), float64(first.fullSpace)), ratio(float64(last.emptySpace), float64(first.emptySpace)),
-		ratio(float64(last.fullScan), float64(first.fullScan)), ratio(float64(last.emptyScan), float64(first.emptyScan)))
+	compare := func(name string, first, last []cycle) {
+		row := []any{name}
+		for _, of := range []func(cycle) float64{
+			func(x cycle) float64 { return float64(x.fill) },
+			func(x cycle) float64 { return float64(x.fullPages) },
+			func(x cycle) float64 { return float64(x.emptyPages) },
+			func(x cycle) float64 { return float64(x.fullSpace) },
+			func(x cycle) float64 { return float64(x.emptySpace) },
+			func(x cycle) float64 { return float64(x.fullScan) },
+			func(x cycle) float64 { return float64(x.emptyScan) },
+		} {
+			row = append(row, ratio(median(last, of), median(first, of)))
+		}
+		t.row(row...)
+	}
+	n := len(all)
+	compare("last/first", all[:1], all[n-1:])
+	// One cycle differs from the next by more than a trend would.
+	third := max(1, n/3)
+	compare(fmt.Sprintf("last %d/first %d, medians", third, third), all[:third], all[n-third:])
 	t.print()
 	return s.db.Close()
+}
+
+func median(all []cycle, of func(cycle) float64) float64 {
+	values := make([]float64, len(all))
+	for i, x := range all {
+		values[i] = of(x)
+	}
+	slices.Sort(values)
+	return (values[(len(values)-1)/2] + values[len(values)/2]) / 2
 }
 
 func (s *store) cycle() (x cycle, err error) {
