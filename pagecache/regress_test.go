@@ -464,6 +464,7 @@ func TestPlacesOfStoreThatWasLarger(t *testing.T) {
 	o := quiet(vfs.NewMem(), stringPages{})
 	o.CacheSize, o.LoadReads = 64<<10, 32
 	c := mustOpen(t, o)
+	defer c.Close()
 	c.choosePlacesMax()
 	before := c.PlacesMax()
 	const pages = 100

@@ -29,7 +29,7 @@ func TestBlindUpdates(t *testing.T) {
 			runtime.Gosched()
 		}
 	}
-	defer func() { yieldHook = nil }()
+	t.Cleanup(func() { yieldHook = nil })
 	fs := vfs.NewMem()
 	var last [writers][keys]int
 	key := func(w, i int) []byte { return fmt.Appendf(nil, "%05d/%d", i*7919%10007, w) }

@@ -251,7 +251,7 @@ func TestCommitStorm(t *testing.T) {
 			runtime.Gosched()
 		}
 	}
-	defer func() { yieldHook = nil }()
+	t.Cleanup(func() { yieldHook = nil })
 	o := tinyOnDisk(vfs.NewMem())
 	tr, err := Open(o)
 	require.NoError(t, err)
@@ -331,7 +331,7 @@ func TestSuspendedCommit(t *testing.T) {
 			<-resume
 		}
 	}
-	defer func() { yieldHook = nil }()
+	t.Cleanup(func() { yieldHook = nil })
 	tr := filled(t, 200)
 	x := begin(t, tr)
 	require.Len(t, x.scan("0050", "0060", false), 10)
@@ -436,7 +436,7 @@ func TestEraseInLastLeafEvicted(t *testing.T) {
 			set(t, tr, fmt.Sprintf("b%05d", i), "fills the cache, so that others are evicted")
 		}
 	}
-	defer func() { yieldHook = nil }()
+	t.Cleanup(func() { yieldHook = nil }) // after the tree is closed
 	tr = openTree(t, tinyOnDisk(vfs.NewMem()))
 	for i := range 100 {
 		set(t, tr, fmt.Sprintf("x%03d", i), "in leaves before")

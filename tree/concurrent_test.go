@@ -238,7 +238,7 @@ func TestConcurrentRestarts(t *testing.T) {
 			time.Sleep(20 * time.Microsecond)
 		}
 	}
-	defer func() { yieldHook = nil }()
+	t.Cleanup(func() { yieldHook = nil })
 	fs := vfs.NewMem()
 	ws := newWorkers(seed)
 	increments.Store(0)
@@ -304,7 +304,7 @@ func TestCloseBeforeOwning(t *testing.T) {
 		}
 		require.NoError(t, tr.Close())
 	}
-	defer func() { yieldHook = nil }()
+	t.Cleanup(func() { yieldHook = nil })
 	tr = openTree(t, tiny())
 	set(t, tr, "a", "before")
 	armed = true

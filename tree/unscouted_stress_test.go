@@ -172,7 +172,7 @@ func TestUnscoutedBesideAll(t *testing.T) {
 			runtime.Gosched()
 		}
 	}
-	defer func() { yieldHook = nil }()
+	t.Cleanup(func() { yieldHook = nil })
 	fs := vfs.NewMem()
 	o := tinyOnDisk(fs)
 	tr, err := Open(o)

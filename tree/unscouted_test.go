@@ -71,7 +71,7 @@ func TestGuessesGoStale(t *testing.T) {
 					want[k] = v
 				}
 			}
-			defer func() { yieldHook = nil }()
+			t.Cleanup(func() { yieldHook = nil })
 			tr = openTree(t, tinyOnDisk(vfs.NewMem()))
 			for i := range 200 {
 				set(t, tr, key(i), "before")
